@@ -1,0 +1,47 @@
+"""Chat messages in OpenAI's shape: what a state and an action are made of. Knows nothing else."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+
+
+class Message(BaseModel):
+    """One chat message. Fields that we do not name (``reasoning_content``, ``refusal``, ``name``...)
+    are kept exactly as they came."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    role: Role
+    content: str | list[dict[str, Any]] | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The text of the content; parts that are not text are left out."""
+        if isinstance(self.content, str):
+            return self.content
+        parts = self.content or []
+        return "".join(p.get("text", "") for p in parts if p.get("type") in (None, "text"))
+
+    def wire(self) -> dict[str, Any]:
+        """The message as it goes over HTTP: without the fields that were never set."""
+        dumped = self.model_dump(exclude_unset=True)
+        dumped.setdefault("role", self.role)
+        return dumped
+
+    @classmethod
+    def system(cls, content: str) -> Message:
+        return cls(role="system", content=content)
+
+    @classmethod
+    def user(cls, content: str) -> Message:
+        return cls(role="user", content=content)
+
+    @classmethod
+    def assistant(cls, content: str) -> Message:
+        return cls(role="assistant", content=content)

@@ -1,0 +1,35 @@
+"""A task: what an agent is asked to do, where, and (hidden from it) how the result is judged."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Evaluation(BaseModel):
+    """How a finished attempt is judged: files written after the agent is done, then one command."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    files: dict[str, str] = Field(default_factory=dict)
+    """Path (relative to the task's ``workdir``) to content. The agent never sees them."""
+    command: str = Field(min_length=1)
+    """Run by ``sh`` in ``workdir``; the reward is 1 if it exits with 0, else 0."""
+    timeout: float = Field(default=60.0, gt=0, le=7200)
+    """Seconds; a command that takes longer has failed."""
+
+
+class Task(BaseModel):
+    """One task. ``image`` names the sandbox's image; ``"host"`` is this machine's own file system,
+    read-only, which is what the bubblewrap backend offers."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str = Field(min_length=1, max_length=200)
+    statement: str = Field(min_length=1)
+    image: str = Field(min_length=1)
+    files: dict[str, str] = Field(default_factory=dict)
+    """Path (relative to ``workdir``) to content, written before the agent starts."""
+    setup: list[str] = Field(default_factory=list)
+    """Commands run in ``workdir`` before the agent starts; one that fails fails the start."""
+    workdir: str = "/workspace"
+    evaluation: Evaluation | None = None

@@ -1,0 +1,143 @@
+"""The contracts that search works over. Knows no implementation.
+
+In the words of the decision process: a *state* is the messages so far, an *action* is one agent
+turn, and the environment is a sandbox, which executes an action once and cannot be rewound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pilotfish import Message, Observation, Task
+
+
+class Sampling(BaseModel):
+    """How the policy samples."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    temperature: float = Field(default=0.9, ge=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Completion tokens of one candidate; ``None`` leaves it to the policy."""
+    seed: int | None = None
+    stop: list[str] | None = None
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the request that we pass on untouched (``tools``, ``response_format``...)."""
+
+
+class Sample(BaseModel):
+    """One candidate as the policy gives it, the moment it is complete."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    index: int
+    """0 to n-1, as the policy numbers it."""
+    message: Message | None = None
+    """``None`` where this sample failed; ``error`` says why."""
+    logprob: float | None = None
+    """Sum of token log-probabilities, nats."""
+    tokens: int = 0
+    prompt_tokens: int = 0
+    """Prompt tokens of the whole request (the same in each of its samples; 0 where not known)."""
+    finish_reason: str | None = None
+    error: str | None = None
+    raw: dict[str, Any] = Field(default_factory=dict)
+    """The upstream's own choice object, for whoever has to give it back as it was."""
+
+
+class Policy(Protocol):
+    """Samples candidate actions from a state."""
+
+    name: str
+
+    def sample(
+        self, state: Sequence[Message], n: int, sampling: Sampling, *, session: str | None = None
+    ) -> AsyncGenerator[Sample, None]:
+        """Yield n samples, each when it is complete, in order of completion. Closing the generator
+        cancels what is still being decoded. ``session`` keeps calls of one trajectory on one
+        replica.
+
+        Raises: ``ContextTooLong``, ``PolicyError`` (nothing could be sampled at all).
+        """
+        ...
+
+
+class Critic(Protocol):
+    """Gives Q(state, action) in [0, 1]."""
+
+    name: str
+
+    async def warm(self, state: Sequence[Message], *, session: str | None = None) -> None:
+        """Read the bare state, so that scoring its candidates costs only their own tokens.
+        Failing is no error: scoring will say."""
+        ...
+
+    async def score(
+        self, state: Sequence[Message], actions: Sequence[Message], *, session: str | None = None
+    ) -> list[float]:
+        """Q of each action in this state. Raises: ``CriticError``."""
+        ...
+
+    async def score_turns(self, messages: Sequence[Message]) -> list[float]:
+        """Q at every agent turn of a whole history, oldest first. Raises: ``CriticError``."""
+        ...
+
+
+class Sandbox(Protocol):
+    """One place where actions are executed. It cannot be rewound."""
+
+    id: str
+    """Names the live sandbox, for attaching to it again."""
+
+    async def execute(
+        self, command: str, *, action_id: str, timeout: float, cwd: str | None = None
+    ) -> Observation:
+        """Run ``command`` by ``sh`` and wait at most ``timeout`` seconds; then it is killed with
+        all its children and ``timed_out`` is set. The same ``action_id`` again gives the recorded
+        result and runs nothing. Raises: ``SandboxLost``, ``SandboxError``."""
+        ...
+
+    async def write(self, path: str, text: str) -> None:
+        """Write a file, making its folders. Raises: ``SandboxLost``, ``SandboxError``."""
+        ...
+
+    async def read(self, path: str) -> str:
+        """Text of a file. Raises: ``SandboxLost``, ``SandboxError`` (no such file)."""
+        ...
+
+    async def close(self) -> None:
+        """Remove the sandbox and all that runs in it. Doing it twice is no error."""
+        ...
+
+
+class SandboxProvider(Protocol):
+    """Starts sandboxes, and finds live ones again."""
+
+    def start(
+        self, task: Task, *, labels: dict[str, str] | None = None
+    ) -> AbstractAsyncContextManager[Sandbox]:
+        """A fresh sandbox for ``task``: its files written, its set-up run. Leaving the context
+        removes it. Raises: ``SandboxError``."""
+        ...
+
+    async def attach(self, sandbox_id: str) -> Sandbox:
+        """The live sandbox of that id. Raises: ``SandboxLost`` if it is gone."""
+        ...
+
+
+class Journal(Protocol):
+    """The append-only record of one run: the truth of it."""
+
+    async def append(self, kind: str, **data: Any) -> None:
+        """Add one entry (JSON-able values). Raises: ``JournalError``-like errors of the backend,
+        among them that this worker no longer owns the run."""
+        ...
+
+    async def entries(self) -> list[dict[str, Any]]:
+        """All entries, oldest first; each a dict with ``kind`` and the data appended."""
+        ...

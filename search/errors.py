@@ -1,0 +1,35 @@
+"""One error type for each boundary that search works across. Knows nothing of HTTP status codes."""
+
+from __future__ import annotations
+
+
+class SearchError(Exception):
+    """Base of all: something that search depends on failed."""
+
+
+class PolicyError(SearchError):
+    """The policy gave no usable candidate: unreachable, refused, or all samples failed."""
+
+
+class ContextTooLong(PolicyError):
+    """The state does not fit the policy's context."""
+
+
+class CriticError(SearchError):
+    """The critic gave no score. Search goes on without it, and says so."""
+
+
+class SandboxError(SearchError):
+    """A sandbox could not be started, or did not do what was asked of it."""
+
+
+class SandboxLost(SandboxError):
+    """A sandbox that was there is gone: what it held cannot be had back."""
+
+
+class BudgetExceeded(SearchError):
+    """The next action does not fit the budget. ``exit_status`` names the limit that was met."""
+
+    def __init__(self, message: str, exit_status: str) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status

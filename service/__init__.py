@@ -1,0 +1,1 @@
+"""The process: HTTP routes, policies and critics behind their contracts, runs, Redis, sandboxes."""
