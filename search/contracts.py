@@ -139,5 +139,6 @@ class Journal(Protocol):
         ...
 
     async def entries(self) -> list[dict[str, Any]]:
-        """All entries, oldest first; each a dict with ``kind`` and the data appended."""
+        """All entries, oldest first; each a dict with ``kind``, ``at`` (Unix time,
+        seconds) and the data appended."""
         ...

@@ -1,4 +1,4 @@
-"""Pilotfish: test-time guided search for LLM agents. This is the client: types, SDK, command line."""
+"""Pilotfish, test-time guided search for LLM agents: types, SDK and command line."""
 
 from pilotfish.messages import Message
 from pilotfish.task import Evaluation, Task

@@ -10,8 +10,8 @@ Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
 class Message(BaseModel):
-    """One chat message. Fields that we do not name (``reasoning_content``, ``refusal``, ``name``...)
-    are kept exactly as they came."""
+    """One chat message. Fields that we do not name (``reasoning_content``, ``refusal``...) are kept
+    exactly as they came."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 

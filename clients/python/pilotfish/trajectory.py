@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pilotfish.messages import Message
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 
 ExitStatus = Literal[
     "Submitted",

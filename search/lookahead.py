@@ -1,0 +1,281 @@
+"""1-step lookahead: K candidates, one choice. Knows nothing of how the choice is executed.
+
+Source: Zainullina et al., "Guided Search Strategies in Non-Serializable Environments", ICML 2025,
+section on 1-step lookahead. What we add: the critic reads the state while the policy decodes, each
+candidate is scored the moment it is complete, and what still decodes is cancelled once the choice
+is settled. So a step costs its slowest candidate and one scoring of that candidate's own tokens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+import time
+from collections.abc import AsyncGenerator, Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pilotfish import Candidate, Decision, Message
+from search.contracts import Critic, Policy, Sample, Sampling
+from search.errors import CriticError, PolicyError
+
+
+class Lookahead(BaseModel):
+    """How one step is decided."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    k: int = Field(default=4, ge=1, le=64)
+    """Candidates a step. 1 is the policy alone: nothing is scored."""
+    pick: Literal["argmax", "softmax"] = "argmax"
+    pick_temperature: float = Field(default=0.05, gt=0)
+    """Of ``softmax``: probability proportional to exp(Q / temperature)."""
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    """The first candidate with at least this Q is taken at once; the rest is cancelled."""
+    deadline: float | None = Field(default=None, gt=0)
+    """Seconds after which the best candidate scored so far is taken."""
+    sampling: Sampling = Field(default_factory=Sampling)
+
+
+async def decide(
+    policy: Policy,
+    critic: Critic | None,
+    state: Sequence[Message],
+    lookahead: Lookahead,
+    *,
+    session: str | None = None,
+    seed: int | None = None,
+) -> Decision:
+    """Sample, score and choose one agent turn.
+
+    Failing samples and a failing critic make the decision ``degraded``, not impossible.
+
+    Raises: ``PolicyError`` when there is no candidate at all; ``ContextTooLong``.
+    """
+    step = _Step(critic if lookahead.k > 1 else None, state, lookahead, session)
+    sampling = lookahead.sampling
+    if sampling.seed is None and seed is not None:
+        sampling = sampling.model_copy(update={"seed": seed})
+    samples = policy.sample(state, lookahead.k, sampling, session=session)
+    try:
+        await step.gather(samples)
+    finally:
+        await step.stop(samples)
+    return step.choose(random.Random(sampling.seed))
+
+
+class _Step:
+    """The state of one decision while candidates and scores come in."""
+
+    def __init__(
+        self,
+        critic: Critic | None,
+        state: Sequence[Message],
+        lookahead: Lookahead,
+        session: str | None,
+    ) -> None:
+        self.critic, self.state, self.lookahead, self.session = critic, state, lookahead, session
+        self.candidates: dict[int, Candidate] = {}
+        self.notes: list[str] = []
+        self.settled: str | None = None
+        self.prompt_tokens = 0
+        self._first_of: dict[str, int] = {}
+        self._scorings: dict[asyncio.Task[float], int] = {}
+        self._warming: asyncio.Task[None] | None = None
+        self._began = time.monotonic()
+        self.policy_seconds = 0.0
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self._began
+
+    async def gather(self, samples: AsyncGenerator[Sample, None]) -> None:
+        """Take samples and scores as they come, until all are in or the choice is settled."""
+        if self.critic is not None:
+            self._warming = asyncio.create_task(self._warm(self.critic))
+        arriving: asyncio.Task[Sample | None] | None = asyncio.create_task(_next(samples))
+        try:
+            while arriving is not None or self._scorings:
+                waiting: set[asyncio.Task[object]] = set(self._scorings)
+                if arriving is not None:
+                    waiting.add(arriving)
+                done, _ = await asyncio.wait(
+                    waiting, timeout=self._patience(), return_when=asyncio.FIRST_COMPLETED
+                )
+                if not done:
+                    self.settled = "deadline"
+                    return
+                if arriving in done:
+                    assert arriving is not None
+                    sample = self._taken(arriving)
+                    arriving = None
+                    if sample is not None:
+                        self._add(sample)
+                        arriving = asyncio.create_task(_next(samples))
+                    else:
+                        self.policy_seconds = self.elapsed
+                for scoring in [task for task in done if task in self._scorings]:
+                    self._scored(scoring)
+                if self.settled:
+                    return
+        finally:
+            self.policy_seconds = self.policy_seconds or self.elapsed
+            if arriving is not None:
+                await _cancel(arriving)
+
+    def _patience(self) -> float | None:
+        """Seconds left until the deadline; no deadline before there is something to take."""
+        if self.lookahead.deadline is None or not any(c.message for c in self.candidates.values()):
+            return None
+        return max(0.0, self.lookahead.deadline - self.elapsed)
+
+    async def _warm(self, critic: Critic) -> None:
+        try:
+            await critic.warm(self.state, session=self.session)
+        except CriticError as error:
+            self.notes.append(f"critic did not read the state ahead: {error}")
+
+    def _taken(self, arriving: asyncio.Task[Sample | None]) -> Sample | None:
+        """The arrived sample. A policy that fails after it gave some candidates only ends them."""
+        try:
+            return arriving.result()
+        except PolicyError as error:
+            if not any(c.message for c in self.candidates.values()):
+                raise
+            self.notes.append(f"policy stopped early: {error}")
+            return None
+
+    def _add(self, sample: Sample) -> None:
+        candidate = Candidate(
+            index=sample.index,
+            message=sample.message,
+            logprob=sample.logprob,
+            tokens=sample.tokens,
+            seconds=self.elapsed,
+            finish_reason=sample.finish_reason,
+            error=sample.error,
+        )
+        self.candidates[sample.index] = candidate
+        self.prompt_tokens = max(self.prompt_tokens, sample.prompt_tokens)
+        if sample.message is None or self.critic is None:
+            return
+        first = self._first_of.setdefault(action_key(sample.message), sample.index)
+        if first != sample.index:
+            candidate.duplicate_of = first
+            candidate.q = self.candidates[first].q
+            return
+        scoring = asyncio.create_task(self._score(self.critic, sample.message))
+        self._scorings[scoring] = sample.index
+
+    async def _score(self, critic: Critic, action: Message) -> float:
+        [q] = await critic.score(self.state, [action], session=self.session)
+        if not math.isfinite(q):
+            raise CriticError(f"the critic gave {q}, not a number in [0, 1]")
+        return q
+
+    def _scored(self, scoring: asyncio.Task[float]) -> None:
+        index = self._scorings.pop(scoring)
+        try:
+            q = scoring.result()
+        except CriticError as error:
+            self.notes.append(f"candidate {index} was not scored: {error}")
+            return
+        for candidate in self.candidates.values():
+            if candidate.index == index or candidate.duplicate_of == index:
+                candidate.q = q
+        threshold = self.lookahead.threshold
+        if threshold is not None and q >= threshold:
+            self.settled = "threshold"
+
+    async def stop(self, samples: AsyncGenerator[Sample, None]) -> None:
+        """Free all that is still under way, also when we are being cancelled."""
+        tasks: list[asyncio.Task[object]] = list(self._scorings)
+        if self._warming is not None:
+            tasks.append(self._warming)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await samples.aclose()
+
+    def choose(self, rng: random.Random) -> Decision:
+        whole = [c for _, c in sorted(self.candidates.items()) if c.message is not None]
+        if not whole:
+            errors = "; ".join(c.error for c in self.candidates.values() if c.error)
+            raise PolicyError(f"the policy gave no candidate: {errors or 'it answered nothing'}")
+        chosen, reason = self._pick(whole, rng)
+        missing = len(whole) < self.lookahead.k
+        unscored = self.critic is not None and any(c.q is None for c in whole)
+        if missing:
+            self.notes.append(f"{len(whole)} of {self.lookahead.k} candidates")
+        return Decision(
+            candidates=[c for _, c in sorted(self.candidates.items())],
+            requested=self.lookahead.k,
+            chosen=chosen.index,
+            reason=reason,
+            degraded=self.settled != "threshold" and (missing or unscored),
+            notes=self.notes,
+            prompt_tokens=self.prompt_tokens,
+            policy_seconds=self.policy_seconds,
+            seconds=self.elapsed,
+        )
+
+    def _pick(self, whole: list[Candidate], rng: random.Random) -> tuple[Candidate, str]:
+        unique = [c for c in whole if c.duplicate_of is None]
+        scored = [c for c in unique if c.q is not None]
+        if self.critic is None and len(whole) == 1:
+            return whole[0], "only"
+        if not scored:
+            return _without_critic(whole)
+        best = max(scored, key=_by_q)
+        if self.settled:
+            return best, self.settled
+        if len(unique) == 1:
+            return best, "unanimous" if len(whole) > 1 else "only"
+        if self.lookahead.pick == "softmax":
+            return _softmax(scored, self.lookahead.pick_temperature, rng), "softmax"
+        return best, "argmax"
+
+
+def action_key(message: Message) -> str:
+    """What two candidates must share to be equal: their text, and names and arguments of tools."""
+    calls = [call.get("function") for call in message.tool_calls or []]
+    return json.dumps([message.content, calls], sort_keys=True, default=str)
+
+
+def _by_q(candidate: Candidate) -> tuple[float, float, int]:
+    assert candidate.q is not None
+    return (candidate.q, _logprob(candidate), -candidate.index)
+
+
+def _logprob(candidate: Candidate) -> float:
+    return -math.inf if candidate.logprob is None else candidate.logprob
+
+
+def _softmax(scored: list[Candidate], temperature: float, rng: random.Random) -> Candidate:
+    top = max(c.q for c in scored if c.q is not None)
+    weights = [math.exp(((c.q or 0.0) - top) / temperature) for c in scored]
+    return rng.choices(scored, weights)[0]
+
+
+def _without_critic(whole: list[Candidate]) -> tuple[Candidate, str]:
+    """The documented rule when nothing is scored: majority, then most probable, then first."""
+    groups: dict[str, list[Candidate]] = {}
+    for candidate in whole:
+        assert candidate.message is not None
+        groups.setdefault(action_key(candidate.message), []).append(candidate)
+    largest = max(len(group) for group in groups.values())
+    pool = [group[0] for group in groups.values() if len(group) == largest]
+    reason = "majority" if largest > 1 and len(pool) == 1 else "most_probable"
+    return max(pool, key=lambda c: (_logprob(c), -c.index)), reason
+
+
+async def _next(samples: AsyncGenerator[Sample, None]) -> Sample | None:
+    return await anext(samples, None)
+
+
+async def _cancel(task: asyncio.Task[Sample | None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,248 @@
+"""One trajectory: decide, execute, observe, until it ends. Knows nothing of other trajectories.
+
+A trajectory is a function of its journal: what was journaled is never decided or executed again.
+Each action carries an id, under which the sandbox keeps its result, so an action whose result was
+lost on the way is asked for again and not run again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pilotfish import Decision, Message, Observation, Step, Task, Trajectory
+from pilotfish.trajectory import ExitStatus
+from search.actions import Action, FormatError, parse_action, reply_to
+from search.budget import Budget
+from search.contracts import Critic, Journal, Policy, Sandbox
+from search.errors import (
+    BudgetExceeded,
+    ContextTooLong,
+    CriticError,
+    PolicyError,
+    SandboxError,
+    SandboxLost,
+)
+from search.lookahead import Lookahead, decide
+
+SYSTEM_PROMPT = (
+    "You solve a task in a shell. Each turn: a short thought, then exactly one command in a "
+    "```bash block. Each command runs in a fresh shell in the working directory. "
+    "When the task is done, run the command submit alone."
+)
+
+
+class RolloutSettings(BaseModel):
+    """How a trajectory is run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    system_prompt: str = SYSTEM_PROMPT
+    max_steps: int = Field(default=50, ge=1, le=1000)
+    """Agent turns; the one after the last is ``StepLimitExceeded``."""
+    max_format_errors: int = Field(default=3, ge=1)
+    """Turns in a row without exactly one command; then ``FormatError``."""
+    command_timeout: float = Field(default=60.0, gt=0, le=7200)
+    """Seconds of one command."""
+    max_seconds: float | None = Field(default=None, gt=0)
+    """Seconds of the whole trajectory; then ``TimeLimitExceeded``."""
+    observation_chars: int = Field(default=10_000, ge=100)
+    """Characters of output that the agent is shown."""
+
+
+class Rollout:
+    """Runs one trajectory, from its beginning or from where its journal ends."""
+
+    def __init__(
+        self,
+        task: Task,
+        policy: Policy,
+        critic: Critic | None,
+        lookahead: Lookahead,
+        settings: RolloutSettings,
+        budget: Budget,
+        journal: Journal,
+        trajectory: Trajectory,
+    ) -> None:
+        self.task, self.policy, self.critic = task, policy, critic
+        self.lookahead, self.settings = lookahead, settings
+        self.budget, self.journal, self.trajectory = budget, journal, trajectory
+        self.history = trajectory.messages
+        self._began = time.monotonic()
+        self._prompt_tokens = max((s.decision.prompt_tokens for s in trajectory.steps), default=0)
+
+    async def run(self, sandbox: Sandbox) -> Trajectory:
+        """Go on until the trajectory ends. Whatever ends it is a named exit status, never an
+        exception, but for cancellation and a journal that cannot be written."""
+        try:
+            while True:
+                await self._step(sandbox)
+        except _Ended as end:
+            await self._end(end.exit_status, str(end))
+        except BudgetExceeded as error:
+            await self._end(error.exit_status, str(error))  # type: ignore[arg-type]
+        except ContextTooLong as error:
+            await self._end("ContextLimitExceeded", str(error))
+        except PolicyError as error:
+            await self._end("PolicyError", str(error))
+        except SandboxLost as error:
+            await self._end("SandboxLost", str(error))
+        except SandboxError as error:
+            await self._end("SandboxError", str(error))
+        return self.trajectory
+
+    async def _step(self, sandbox: Sandbox) -> None:
+        steps = self.trajectory.steps
+        if not steps or steps[-1].reply is not None:
+            await self._decide()
+        await self._execute(sandbox, steps[-1])
+
+    async def _decide(self) -> None:
+        number = len(self.trajectory.steps)
+        self._check_limits(number)
+        with self.budget.step(self._worst_case()) as cost:
+            decision = await decide(
+                self.policy,
+                self.critic,
+                self.history,
+                self.lookahead,
+                session=self.trajectory.id,
+                seed=step_seed(self.trajectory.seed, number),
+            )
+            cost.usage = decision.usage
+        self._prompt_tokens = max(self._prompt_tokens, decision.prompt_tokens)
+        await self.journal.append(
+            "decided", trajectory=self.trajectory.id, step=number, decision=dump(decision)
+        )
+        self.trajectory.steps.append(Step(decision=decision))
+        self.history.append(decision.message)
+
+    def _check_limits(self, number: int) -> None:
+        if number >= self.settings.max_steps:
+            raise _Ended("StepLimitExceeded", f"{number} steps without a submission")
+        limit = self.settings.max_seconds
+        if limit is not None and time.monotonic() - self._began >= limit:
+            raise _Ended("TimeLimitExceeded", f"{limit:g} s without a submission")
+
+    def _worst_case(self) -> int:
+        """Tokens that the next step may take, as far as they can be known before."""
+        per_candidate = self.lookahead.sampling.max_tokens or 0
+        return self._prompt_tokens + per_candidate * self.lookahead.k
+
+    async def _execute(self, sandbox: Sandbox, step: Step) -> None:
+        number = len(self.trajectory.steps) - 1
+        try:
+            action = parse_action(step.decision.message)
+        except FormatError as error:
+            await self._observed(step, number, None, Message.user(str(error)))
+            self._check_format_errors()
+            return
+        if action.submits:
+            raise _Ended("Submitted")
+        observation = await self._run_command(sandbox, action, number)
+        reply = reply_to(action, observation, limit=self.settings.observation_chars)
+        await self._observed(step, number, observation, reply)
+
+    async def _run_command(self, sandbox: Sandbox, action: Action, number: int) -> Observation:
+        timeout = self.settings.command_timeout
+        left = self.budget.seconds_left
+        return await sandbox.execute(
+            action.command,
+            action_id=f"{self.trajectory.id}-{number}",
+            timeout=timeout if left is None else max(0.1, min(timeout, left)),
+            cwd=self.task.workdir,
+        )
+
+    async def _observed(
+        self, step: Step, number: int, observation: Observation | None, reply: Message
+    ) -> None:
+        await self.journal.append(
+            "observed",
+            trajectory=self.trajectory.id,
+            step=number,
+            observation=None if observation is None else dump(observation),
+            reply=reply.wire(),
+        )
+        step.observation, step.reply = observation, reply
+        self.history.append(reply)
+
+    def _check_format_errors(self) -> None:
+        last = self.trajectory.steps[-self.settings.max_format_errors :]
+        if len(last) == self.settings.max_format_errors and all(
+            s.observation is None for s in last
+        ):
+            raise _Ended("FormatError", f"{len(last)} turns in a row without exactly one command")
+
+    async def _end(self, exit_status: ExitStatus, message: str) -> None:
+        self.trajectory.exit_status = exit_status
+        self.trajectory.exit_message = message
+        self.trajectory.seconds += time.monotonic() - self._began
+        await self._score_afterwards()
+
+    async def _score_afterwards(self) -> None:
+        """Without lookahead nothing was scored on the way: one pass gives Q at every turn, so that
+        the trajectory can be selected among others."""
+        unscored = self.trajectory.last_q is None and self.trajectory.steps
+        if self.critic is None or not unscored:
+            return
+        try:
+            qs = await self.critic.score_turns(self.history)
+        except CriticError as error:
+            self.trajectory.steps[-1].decision.notes.append(f"not scored: {error}")
+            return
+        for step, q in zip(self.trajectory.steps, qs, strict=True):
+            step.decision.winner.q = q
+
+
+class _Ended(Exception):
+    def __init__(self, exit_status: ExitStatus, message: str = "") -> None:
+        super().__init__(message)
+        self.exit_status: ExitStatus = exit_status
+
+
+def new_trajectory(
+    task: Task,
+    policy: str,
+    critic: str | None,
+    settings: RolloutSettings,
+    *,
+    seed: int | None,
+    attempt: int = 0,
+) -> Trajectory:
+    """A trajectory that has not begun."""
+    return Trajectory(
+        task_id=task.id,
+        policy=policy,
+        critic=critic,
+        attempt=attempt,
+        seed=seed,
+        prefix=[Message.system(settings.system_prompt), Message.user(task.statement)],
+        started_at=time.time(),
+    )
+
+
+def replay(trajectory: Trajectory, entry: dict[str, Any]) -> None:
+    """Put one journaled entry (``decided`` or ``observed``) back into its trajectory."""
+    if entry["kind"] == "decided":
+        trajectory.steps.append(Step(decision=Decision.model_validate(entry["decision"])))
+        return
+    step = trajectory.steps[entry["step"]]
+    if entry["observation"] is not None:
+        step.observation = Observation.model_validate(entry["observation"])
+    step.reply = Message.model_validate(entry["reply"])
+
+
+def step_seed(seed: int | None, number: int) -> int | None:
+    """The sampling seed of one step, from the trajectory's: spread, and the same every time."""
+    if seed is None:
+        return None
+    digest = hashlib.blake2b(f"{seed}/{number}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def dump(record: BaseModel) -> dict[str, Any]:
+    """A record as JSON values, without what stands at its default; messages as they came."""
+    return record.model_dump(mode="json", exclude_defaults=True)

@@ -1,0 +1,256 @@
+"""One run: a task under one strategy, of one or more trajectories, and the selected one. Knows
+nothing of HTTP, Redis, or where its sandboxes are.
+
+A run is a function of its spec and its journal: ``Run.resume`` reads the journal and goes on where
+it ends, in whatever process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pilotfish import Task, Trajectory, Usage
+from pilotfish.trajectory import INFRASTRUCTURE_FAILURES
+from search.budget import Budget, BudgetLimits
+from search.contracts import Critic, Journal, Policy, Sandbox, SandboxProvider
+from search.errors import SandboxError, SandboxLost
+from search.evaluation import evaluate
+from search.lookahead import Lookahead
+from search.rollout import Rollout, RolloutSettings, dump, new_trajectory, replay, step_seed
+from search.selection import Choice, Selection, select
+
+
+class Strategy(BaseModel):
+    """Search within a trajectory, search across trajectories, and what both may spend."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    lookahead: Lookahead = Field(default_factory=Lookahead)
+    selection: Selection = Field(default_factory=Selection)
+    budget: BudgetLimits = Field(default_factory=BudgetLimits)
+    rollout: RolloutSettings = Field(default_factory=RolloutSettings)
+    seed: int | None = None
+    max_replacements: int = Field(default=2, ge=0, le=10)
+    """New trajectories, at most, for one that was lost to the infrastructure."""
+
+
+class RunResult(BaseModel):
+    """All trajectories of a run, attempts that did not submit included, and the choice."""
+
+    trajectories: list[Trajectory]
+    finalists: list[int]
+    """Positions in ``trajectories`` of the last attempt of each of the N."""
+    selected: int | None
+    """Position in ``trajectories``; ``None`` is an abstention, or nothing to select from."""
+    ranking: list[int]
+    reason: str
+    usage: Usage
+
+
+Key = tuple[int, int]
+"""Which of the N, and which try of it."""
+
+
+@dataclass
+class _Known:
+    """A trajectory that has begun, and the sandbox that it lives in."""
+
+    trajectory: Trajectory
+    sandbox: str | None = None
+
+
+class Run:
+    """Runs ``task`` under ``strategy``."""
+
+    def __init__(
+        self,
+        task: Task,
+        policy: Policy,
+        critic: Critic | None,
+        sandboxes: SandboxProvider,
+        strategy: Strategy,
+        journal: Journal,
+        *,
+        labels: dict[str, str] | None = None,
+    ) -> None:
+        self.task, self.policy, self.critic = task, policy, critic
+        self.sandboxes, self.strategy, self.journal = sandboxes, strategy, journal
+        self.labels = labels or {}
+        self.budget = Budget(strategy.budget)
+        self._known: dict[Key, _Known] = {}
+
+    async def run(self) -> RunResult:
+        """Go on until every trajectory has ended, and select. Raises what the journal raises;
+        everything else ends as an exit status."""
+        await self._resume()
+        permits = asyncio.Semaphore(self.strategy.selection.concurrency)
+
+        async def slot(number: int) -> list[Trajectory]:
+            async with permits:
+                return await self._attempts(number)
+
+        async with asyncio.TaskGroup() as group:
+            slots = [group.create_task(slot(number)) for number in range(self.strategy.selection.n)]
+        return await self._select([task.result() for task in slots])
+
+    async def _resume(self) -> None:
+        """Read the journal: what has ended is kept, what is live is attached to again."""
+        entries = await self.journal.entries()
+        by_id: dict[str, Trajectory] = {}
+        for entry in entries:
+            match entry["kind"]:
+                case "trajectory_started":
+                    trajectory = Trajectory.model_validate(entry["record"])
+                    by_id[trajectory.id] = trajectory
+                    self._known[entry["slot"], entry["try"]] = _Known(trajectory)
+                case "sandbox_started":
+                    self._known[entry["slot"], entry["try"]].sandbox = entry["sandbox"]
+                case "decided" | "observed":
+                    replay(by_id[entry["trajectory"]], entry)
+                case "trajectory_ended":
+                    _apply_end(by_id[entry["trajectory"]], entry)
+        if entries:
+            self.budget = Budget(
+                self.strategy.budget,
+                spent=sum((t.usage for t in by_id.values()), Usage()),
+                steps=sum(len(t.steps) for t in by_id.values()),
+                seconds=max(0.0, time.time() - float(entries[0]["at"])),
+            )
+
+    async def _attempts(self, number: int) -> list[Trajectory]:
+        """The attempts of one of the N: the first, replacements of lost ones, and with
+        ``until_submitted`` further ones until one submits."""
+        attempts: list[Trajectory] = []
+        lost = unsubmitted = 0
+        while True:
+            key = (number, len(attempts))
+            trajectory = await self._attempt(key, unsubmitted)
+            attempts.append(trajectory)
+            if trajectory.exit_status in INFRASTRUCTURE_FAILURES:
+                lost += 1
+                if lost > self.strategy.max_replacements:
+                    return attempts
+                continue
+            unsubmitted += 1
+            again = self.strategy.selection.until_submitted and not trajectory.submitted
+            if not again or unsubmitted > self.strategy.selection.max_attempts:
+                return attempts
+            if not trajectory.steps:
+                return attempts  # the budget did not allow even one step: no use to try again
+
+    async def _attempt(self, key: Key, attempt: int) -> Trajectory:
+        known = self._known.get(key)
+        if known is None:
+            known = await self._begin(key, attempt)
+        trajectory = known.trajectory
+        if trajectory.exit_status is not None:
+            return trajectory
+        try:
+            async with self._sandbox(key, known) as sandbox:
+                await self._roll(trajectory, sandbox)
+                await self._journal_end(trajectory)  # while the sandbox is there to come back to
+                return trajectory
+        except SandboxLost as error:
+            trajectory.exit_status, trajectory.exit_message = "SandboxLost", str(error)
+        except SandboxError as error:
+            trajectory.exit_status, trajectory.exit_message = "SandboxError", str(error)
+        await self._journal_end(trajectory)
+        return trajectory
+
+    async def _begin(self, key: Key, attempt: int) -> _Known:
+        trajectory = new_trajectory(
+            self.task,
+            self.policy.name,
+            self.critic.name if self.critic else None,
+            self.strategy.rollout,
+            seed=self._seed(key),
+            attempt=attempt,
+        )
+        await self.journal.append(
+            "trajectory_started", slot=key[0], **{"try": key[1]}, record=dump(trajectory)
+        )
+        return _Known(trajectory)
+
+    @asynccontextmanager
+    async def _sandbox(self, key: Key, known: _Known) -> AsyncIterator[Sandbox]:
+        """The trajectory's own live sandbox, or a fresh one if it never had one."""
+        if known.sandbox is not None:
+            sandbox = await self.sandboxes.attach(known.sandbox)
+            try:
+                yield sandbox
+            finally:
+                await asyncio.shield(sandbox.close())
+            return
+        labels = self.labels | {"trajectory": known.trajectory.id}
+        async with self.sandboxes.start(self.task, labels=labels) as sandbox:
+            await self.journal.append(
+                "sandbox_started", slot=key[0], **{"try": key[1]}, sandbox=sandbox.id
+            )
+            yield sandbox
+
+    async def _roll(self, trajectory: Trajectory, sandbox: Sandbox) -> None:
+        rollout = Rollout(
+            self.task,
+            self.policy,
+            self.critic,
+            self.strategy.lookahead,
+            self.strategy.rollout,
+            self.budget,
+            self.journal,
+            trajectory,
+        )
+        await rollout.run(sandbox)
+        if self.task.evaluation is None or trajectory.exit_status in INFRASTRUCTURE_FAILURES:
+            return
+        trajectory.reward = await evaluate(sandbox, self.task) if trajectory.submitted else 0.0
+
+    async def _journal_end(self, trajectory: Trajectory) -> None:
+        await self.journal.append(
+            "trajectory_ended",
+            trajectory=trajectory.id,
+            exit_status=trajectory.exit_status,
+            exit_message=trajectory.exit_message,
+            reward=trajectory.reward,
+            seconds=trajectory.seconds,
+            qs=trajectory.qs,
+        )
+
+    def _seed(self, key: Key) -> int | None:
+        return step_seed(self.strategy.seed, key[0] * 1000 + key[1])
+
+    async def _select(self, slots: list[list[Trajectory]]) -> RunResult:
+        trajectories = [trajectory for attempts in slots for trajectory in attempts]
+        positions = {id(trajectory): i for i, trajectory in enumerate(trajectories)}
+        finalists = [positions[id(attempts[-1])] for attempts in slots]
+        choice: Choice = select(
+            [trajectories[i] for i in finalists],
+            abstain_below=self.strategy.selection.abstain_below,
+        )
+        result = RunResult(
+            trajectories=trajectories,
+            finalists=finalists,
+            selected=None if choice.chosen is None else finalists[choice.chosen],
+            ranking=[finalists[i] for i in choice.ranking],
+            reason=choice.reason,
+            usage=sum((t.usage for t in trajectories), Usage()),
+        )
+        await self.journal.append(
+            "selected", selected=result.selected, ranking=result.ranking, reason=result.reason
+        )
+        return result
+
+
+def _apply_end(trajectory: Trajectory, entry: dict[str, Any]) -> None:
+    trajectory.exit_status = entry["exit_status"]
+    trajectory.exit_message = entry["exit_message"]
+    trajectory.reward = entry["reward"]
+    trajectory.seconds = entry["seconds"]
+    for step, q in zip(trajectory.steps, entry["qs"], strict=True):
+        step.decision.winner.q = q

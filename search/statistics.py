@@ -1,0 +1,167 @@
+"""Success, compared honestly. Knows nothing of where outcomes come from.
+
+Tasks are the unit: attempts at one task are not independent of each other, so intervals come from a
+hierarchical bootstrap that resamples tasks first and attempts within them second. Shapes: an
+*outcome table* is (tasks, attempts) of 0 or 1; a *score table* beside it has the same shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import comb
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel
+
+Table = NDArray[np.float64]
+Statistic = Callable[..., float]
+
+
+class Estimate(BaseModel):
+    """A value with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def table(rows: ArrayLike) -> Table:
+    """Check an outcome or score table. Raises: ``ValueError`` if it is not (tasks, attempts)."""
+    array = np.asarray(rows, dtype=np.float64)
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"expected (tasks, attempts), at least one of each; got {array.shape}")
+    return array
+
+
+def success(outcomes: ArrayLike) -> float:
+    """Mean over tasks of the mean over attempts: pass@1, and random-of-N.
+
+    >>> success([[1, 0], [0, 0]])
+    0.25
+    """
+    return float(table(outcomes).mean())
+
+
+def pass_at(outcomes: ArrayLike, n: int) -> float:
+    """Probability that at least one of n attempts, drawn without replacement, succeeds: the oracle
+    of n. The unbiased estimator of Chen et al. 2021.
+
+    >>> pass_at([[1, 0], [0, 0]], 2)
+    0.5
+    """
+    array = table(outcomes)
+    total = array.shape[1]
+    _check_n(n, total)
+    failures = total - array.sum(axis=1)
+    missed = [comb(int(f), n) / comb(total, n) for f in failures]
+    return float(1 - np.mean(missed))
+
+
+def best_of(outcomes: ArrayLike, scores: ArrayLike, n: int) -> float:
+    """Expected success of the highest-scored of n attempts drawn without replacement. Exact: the
+    j-th best of M is the best of the draw with probability C(M-j, n-1) / C(M, n). Attempts of equal
+    score share their probability, so their order in the table does not matter.
+
+    >>> best_of([[1, 0]], [[0.9, 0.1]], 2)
+    1.0
+    """
+    array, score = table(outcomes), table(scores)
+    if array.shape != score.shape:
+        raise ValueError(f"outcomes {array.shape} and scores {score.shape} differ in shape")
+    total = array.shape[1]
+    _check_n(n, total)
+    chance = np.array([comb(total - j, n - 1) / comb(total, n) for j in range(1, total + 1)])
+    return float(np.mean([_expected(a, s, chance) for a, s in zip(array, score, strict=True)]))
+
+
+def _expected(outcomes: Table, scores: Table, chance: Table) -> float:
+    order = np.argsort(-scores, kind="stable")
+    _, group, sizes = np.unique(-scores[order], return_inverse=True, return_counts=True)
+    shared = np.bincount(group, weights=chance) / sizes
+    return float((outcomes[order] * shared[group]).sum())
+
+
+def gap_recovered(outcomes: ArrayLike, scores: ArrayLike, n: int) -> float:
+    """Share of the way from a random attempt to the oracle that selection by score goes.
+    NaN where there is no gap."""
+    random, oracle = success(outcomes), pass_at(outcomes, n)
+    if oracle == random:
+        return float("nan")
+    return (best_of(outcomes, scores, n) - random) / (oracle - random)
+
+
+def bootstrap(
+    statistic: Statistic,
+    *tables: ArrayLike,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+    resample_attempts: bool = True,
+) -> Estimate:
+    """Value and percentile interval of ``statistic(*tables)``.
+
+    All tables are resampled by the same tasks, so comparisons are paired. Within a task, tables of
+    the same number of attempts are resampled by the same attempts, so that scores stay with their
+    outcomes. Raises: ``ValueError`` if the tables have different numbers of tasks.
+
+    ``resample_attempts=False`` resamples tasks only: for statistics such as the best of all N,
+    which drawing an attempt twice would bias.
+    """
+    arrays = [table(t) for t in tables]
+    tasks = {a.shape[0] for a in arrays}
+    if len(tasks) != 1:
+        raise ValueError(f"tables of different numbers of tasks: {sorted(tasks)}")
+    [count] = tasks
+    rng = np.random.default_rng(seed)
+    values = np.empty(draws)
+    for draw in range(draws):
+        rows = rng.integers(count, size=count)
+        drawn = [a[rows] for a in arrays]
+        if resample_attempts:
+            drawn = _resample_attempts(drawn, rng)
+        values[draw] = statistic(*drawn)
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(values, [tail, 1 - tail])
+    return Estimate(value=statistic(*arrays), low=float(low), high=float(high))
+
+
+def _resample_attempts(arrays: list[Table], rng: np.random.Generator) -> list[Table]:
+    columns = {
+        width: rng.integers(width, size=(arrays[0].shape[0], width))
+        for width in {a.shape[1] for a in arrays}
+    }
+    return [np.take_along_axis(a, columns[a.shape[1]], axis=1) for a in arrays]
+
+
+def difference(better: ArrayLike, worse: ArrayLike, **options: int | float) -> Estimate:
+    """Paired difference of success over the same tasks, with its interval."""
+    return bootstrap(lambda a, b: success(a) - success(b), better, worse, **options)  # type: ignore[arg-type]
+
+
+def ratio(better: ArrayLike, worse: ArrayLike, **options: int | float) -> Estimate:
+    """Ratio of success over the same tasks, with its interval."""
+    return bootstrap(
+        lambda a, b: success(a) / success(b) if success(b) else float("nan"),
+        better,
+        worse,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def wilson(successes: int, trials: int, level_z: float = 1.959964) -> Estimate:
+    """Wilson's interval of a proportion: for one run with one attempt a task."""
+    if trials < 1 or not 0 <= successes <= trials:
+        raise ValueError(f"{successes} successes of {trials} trials")
+    p, z2 = successes / trials, level_z**2
+    centre = (p + z2 / (2 * trials)) / (1 + z2 / trials)
+    half = level_z * ((p * (1 - p) + z2 / (4 * trials)) / trials) ** 0.5 / (1 + z2 / trials)
+    return Estimate(value=p, low=max(0.0, centre - half), high=min(1.0, centre + half))
+
+
+def _check_n(n: int, total: int) -> None:
+    if not 1 <= n <= total:
+        raise ValueError(f"n is {n}; there are {total} attempts")

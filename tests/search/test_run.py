@@ -1,0 +1,218 @@
+"""Trajectories and runs, over the fakes."""
+
+import pytest
+
+from pilotfish import Evaluation, Message, Task, Usage
+from search.budget import Budget, BudgetLimits
+from search.contracts import Sampling
+from search.errors import BudgetExceeded, ContextTooLong, SandboxLost
+from search.fakes import (
+    FailingPolicy,
+    FakeCritic,
+    FakePolicy,
+    FakeSandboxes,
+    MemoryJournal,
+    saying,
+    turn_by_turn,
+)
+from search.lookahead import Lookahead
+from search.rollout import RolloutSettings
+from search.run import Run, Strategy
+from search.selection import Selection
+
+TASK = Task(
+    id="t1",
+    statement="fix it",
+    image="host",
+    files={"a.py": "x"},
+    evaluation=Evaluation(command="run hidden tests", files={"hidden.py": "secret"}),
+)
+
+
+def bash(command):
+    return f"I do it.\n```bash\n{command}\n```"
+
+
+def respond(command):
+    if command == "boom":
+        raise ValueError("no such command")
+    return f"ran {command}\n"
+
+
+def make_run(policy, *, critic=None, sandboxes=None, journal=None, task=TASK, **strategy):
+    return Run(
+        task,
+        policy,
+        critic,
+        sandboxes or FakeSandboxes(respond),
+        Strategy(**strategy),
+        journal or MemoryJournal(),
+    )
+
+
+ONE = Lookahead(k=1)
+THREE_TURNS = turn_by_turn([bash("ls")], [bash("boom")], [bash("submit")])
+
+
+async def test_a_trajectory_acts_observes_and_ends_by_submitting():
+    sandboxes = FakeSandboxes(respond)
+    result = await make_run(FakePolicy(THREE_TURNS), sandboxes=sandboxes, lookahead=ONE).run()
+    [trajectory] = result.trajectories
+    assert trajectory.exit_status == "Submitted"
+    assert trajectory.reward == 1.0
+    assert [m.role for m in trajectory.messages] == [
+        "system", "user", "assistant", "user", "assistant", "user", "assistant",
+    ]  # fmt: skip
+    assert "<returncode>0</returncode>\n<output>\nran ls" in trajectory.messages[3].text
+    assert "<returncode>1</returncode>" in trajectory.messages[5].text
+    [sandbox] = sandboxes.all.values()
+    assert sandbox.ran == ["ls", "boom", "run hidden tests"]
+    assert sandbox.files == {"a.py": "x", "/workspace/hidden.py": "secret"}
+    assert sandbox.closed
+
+
+@pytest.mark.parametrize(
+    ("settings", "turns", "status", "steps"),
+    [
+        ({"rollout": RolloutSettings(max_steps=2)}, [bash("ls")], "StepLimitExceeded", 2),
+        ({"budget": BudgetLimits(steps=3)}, [bash("ls")], "StepLimitExceeded", 3),
+        ({"budget": BudgetLimits(seconds=1e-9)}, [bash("ls")], "TimeLimitExceeded", 0),
+        ({"rollout": RolloutSettings(max_seconds=1e-9)}, [bash("ls")], "TimeLimitExceeded", 0),
+        ({}, ["no command at all"], "FormatError", 3),
+        ({}, [bash("ls") + bash("ls")], "FormatError", 3),
+    ],
+)
+async def test_every_limit_has_its_exit_status_and_keeps_what_was_done(
+    settings, turns, status, steps
+):
+    result = await make_run(FakePolicy(turn_by_turn(turns)), lookahead=ONE, **settings).run()
+    [trajectory] = result.trajectories
+    assert (trajectory.exit_status, len(trajectory.steps)) == (status, steps)
+    assert trajectory.reward == 0.0
+    assert trajectory.exit_message
+
+
+async def test_a_token_cap_is_checked_before_it_is_spent():
+    lookahead = Lookahead(k=2, sampling=Sampling(max_tokens=10))
+    policy = FakePolicy(turn_by_turn([bash("ls"), bash("pwd")]))
+    critic = FakeCritic(lambda s, a: 0.5)
+    run = make_run(policy, critic=critic, lookahead=lookahead, budget=BudgetLimits(tokens=35))
+    [trajectory] = (await run.run()).trajectories
+    assert trajectory.exit_status == "TokenLimitExceeded"
+    assert run.budget.usage.total_tokens <= 35
+    assert trajectory.usage == run.budget.usage
+
+
+def test_concurrent_steps_cannot_together_spend_what_one_was_allowed():
+    budget = Budget(BudgetLimits(tokens=100))
+    with budget.step(60) as cost:
+        with pytest.raises(BudgetExceeded, match="40 of 100 are left"), budget.step(60):
+            pass
+        cost.usage = Usage(completion_tokens=10)
+    with budget.step(60):
+        pass
+    assert budget.usage.total_tokens == 10
+
+
+async def test_a_context_too_long_ends_the_trajectory_with_its_name():
+    def script(state, n):
+        if len(state) > 2:
+            raise ContextTooLong("5000 tokens; 4096 fit")
+        return saying(bash("ls"))(state, n)
+
+    [trajectory] = (await make_run(FakePolicy(script), lookahead=ONE).run()).trajectories
+    assert trajectory.exit_status == "ContextLimitExceeded"
+    assert "4096 fit" in trajectory.exit_message
+    assert len(trajectory.steps) == 1
+
+
+async def test_a_policy_that_is_not_there_is_an_infrastructure_failure_and_is_replaced():
+    result = await make_run(FailingPolicy(), lookahead=ONE, max_replacements=2).run()
+    assert [t.exit_status for t in result.trajectories] == ["PolicyError"] * 3
+    assert all(t.reward is None for t in result.trajectories)
+
+
+async def test_a_sandbox_that_does_not_start_is_replaced():
+    sandboxes = FakeSandboxes(respond)
+    sandboxes.fail_next = 1
+    result = await make_run(FakePolicy(THREE_TURNS), sandboxes=sandboxes, lookahead=ONE).run()
+    assert [t.exit_status for t in result.trajectories] == ["SandboxError", "Submitted"]
+    assert result.selected == 1
+
+
+async def test_a_sandbox_lost_in_mid_run_is_said_and_replaced():
+    def dying(command):
+        if command == "ls" and len(sandboxes.all) == 1:
+            raise SandboxLost("killed")
+        return ""
+
+    sandboxes = FakeSandboxes(dying)
+    result = await make_run(FakePolicy(THREE_TURNS), sandboxes=sandboxes, lookahead=ONE).run()
+    assert [t.exit_status for t in result.trajectories] == ["SandboxLost", "Submitted"]
+
+
+async def test_until_submitted_makes_further_attempts_and_counts_them():
+    def script(state, n):
+        submits = len(policy.asked) > 4
+        return saying(bash("submit") if submits else bash("ls"))(state, n)
+
+    policy = FakePolicy(script)
+    run = make_run(
+        policy,
+        lookahead=ONE,
+        rollout=RolloutSettings(max_steps=2),
+        selection=Selection(until_submitted=True),
+    )
+    result = await run.run()
+    assert [t.attempt for t in result.trajectories] == [0, 1, 2]
+    assert [t.submitted for t in result.trajectories] == [False, False, True]
+    assert result.finalists == [2]
+
+
+async def test_until_submitted_stops_at_its_bound():
+    run = make_run(
+        FakePolicy(saying(bash("ls"))),
+        lookahead=ONE,
+        rollout=RolloutSettings(max_steps=1),
+        selection=Selection(until_submitted=True, max_attempts=3),
+    )
+    assert len((await run.run()).trajectories) == 4
+
+
+async def test_lookahead_steers_and_selection_returns_the_trajectory_of_highest_last_q():
+    policy = FakePolicy(turn_by_turn([bash("ls"), bash("pwd")], [bash("submit"), bash("submit")]))
+    critic = FakeCritic(lambda state, action: 0.9 if "pwd" in action.text else 0.1 * len(state))
+    run = make_run(policy, critic=critic, lookahead=Lookahead(k=2), selection=Selection(n=3))
+    result = await run.run()
+    assert all("pwd" in t.steps[0].decision.message.text for t in result.trajectories)
+    assert result.selected == 0
+    assert result.reason == "argmax"
+
+
+async def test_without_lookahead_the_critic_reads_the_finished_trajectory():
+    critic = FakeCritic(lambda state, action: len(state) / 10)
+    result = await make_run(FakePolicy(THREE_TURNS), critic=critic, lookahead=ONE).run()
+    assert result.trajectories[0].qs == [0.2, 0.4, 0.6]
+
+
+@pytest.mark.parametrize("crash_after", range(1, 9))
+async def test_a_run_whose_worker_dies_anywhere_is_continued_and_no_action_runs_twice(crash_after):
+    sandboxes = FakeSandboxes(respond, outlive=True)
+    journal = MemoryJournal(crash_after=crash_after)
+    policy = FakePolicy(turn_by_turn([bash("ls")], [bash("pwd")], [bash("submit")]))
+    with pytest.raises(ExceptionGroup if crash_after < 8 else ConnectionError):
+        await make_run(policy, sandboxes=sandboxes, journal=journal, lookahead=ONE).run()
+    result = await make_run(policy, sandboxes=sandboxes, journal=journal, lookahead=ONE).run()
+    [trajectory] = result.trajectories
+    assert (trajectory.exit_status, trajectory.reward) == ("Submitted", 1.0)
+    ran = [command for sandbox in sandboxes.all.values() for command in sandbox.ran]
+    assert ran == ["ls", "pwd", "run hidden tests"]
+    assert len(policy.asked) <= 4  # at most the decision that could not be journaled is made again
+    kinds = [entry["kind"] for entry in await journal.entries()]
+    assert kinds.count("decided") == 3
+    assert kinds.count("observed") == 2
+
+
+def test_a_message_keeps_fields_that_nobody_named():
+    message = Message.model_validate({"role": "assistant", "content": "x", "reasoning": "deep"})
+    assert message.wire() == {"role": "assistant", "content": "x", "reasoning": "deep"}
