@@ -1,0 +1,1 @@
+"""Worked examples of Pilotfish; the product itself never imports them."""
