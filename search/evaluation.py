@@ -1,24 +1,39 @@
-"""The reward of a finished attempt: hidden tests, run where the agent worked. Knows no agent."""
+"""How a finished attempt is judged: the task's hidden files, then its command, in the sandbox that
+the agent left. Knows nothing of where the sandbox is."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+
 from pilotfish import Task
 from search.contracts import Sandbox
+from search.errors import SandboxError
 
 
 async def evaluate(sandbox: Sandbox, task: Task) -> float:
-    """Write the task's hidden files and run its command: 1.0 if it exits with 0, else 0.0.
+    """1.0 if the task's evaluation command exits with 0, else 0.0; a command that does not end in
+    time has failed. Evaluating again gives the recorded result.
 
-    Raises: ``ValueError`` if the task has no evaluation; ``SandboxLost``, ``SandboxError``.
+    Raises: ``SandboxError`` (the task has no evaluation, or its files cannot be written),
+    ``SandboxLost``.
     """
-    if task.evaluation is None:
-        raise ValueError(f"task {task.id} has no evaluation")
-    for path, text in task.evaluation.files.items():
-        await sandbox.write(f"{task.workdir}/{path}", text)
+    evaluation = task.evaluation
+    if evaluation is None:
+        raise SandboxError(f"task {task.id!r} has no evaluation")
+    await write_files(sandbox, evaluation.files)
     result = await sandbox.execute(
-        task.evaluation.command,
-        action_id="evaluation",
-        timeout=task.evaluation.timeout,
-        cwd=task.workdir,
+        evaluation.command, action_id="evaluation", timeout=evaluation.timeout
     )
-    return 1.0 if result.exit_code == 0 and not result.timed_out else 0.0
+    return 1.0 if result.exit_code == 0 else 0.0
+
+
+async def write_files(sandbox: Sandbox, files: Mapping[str, str]) -> None:
+    """Write a task's files. Raises: ``SandboxError`` for a path that is not relative to the
+    working folder, or leads out of it, before anything is written."""
+    for path in files:
+        pure = PurePosixPath(path)
+        if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\0" in path:
+            raise SandboxError(f"a task's file must lie in its working folder: {path!r} does not")
+    await asyncio.gather(*(sandbox.write(path, text) for path, text in files.items()))

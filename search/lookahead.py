@@ -117,7 +117,7 @@ class _Step:
                         arriving = asyncio.create_task(_next(samples))
                     else:
                         self.policy_seconds = self.elapsed
-                for scoring in [task for task in done if task in self._scorings]:
+                for scoring in [task for task in self._scorings if task in done]:
                     self._scored(scoring)
                 if self.settled:
                     return

@@ -1,0 +1,93 @@
+"""A critic on disk: a stock Hugging Face sequence classification checkpoint with one label, and
+``critic.json`` beside it. Knows nothing of training or serving."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from critic.errors import CriticInputError
+from critic.rendering import RENDERING_VERSION, Renderer
+
+
+class CriticCard(BaseModel):
+    """What a reader of the checkpoint must know (``critic.json``)."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    version: Literal[1] = 1
+    rendering_version: int = RENDERING_VERSION
+    activation: Literal["sigmoid", "identity"] = "sigmoid"
+    """From the head's raw scalar to Q."""
+    lam: float = Field(default=0.7, ge=0, le=1)
+    gamma: float = Field(default=1.0, ge=0, le=1)
+    policies: list[str] = Field(default_factory=list)
+    """Names of the policies whose trajectories it was trained on."""
+    policy_in_prompt: bool = False
+    max_tokens: int | None = None
+    """The longest history, tokens."""
+
+    def q(self, raw: float) -> float:
+        """Q in [0, 1] of the head's scalar."""
+        if self.activation == "sigmoid":
+            from math import exp
+
+            return 1 / (1 + exp(-raw)) if raw >= 0 else exp(raw) / (1 + exp(raw))
+        return min(1.0, max(0.0, raw))
+
+
+def read_card(folder: str | Path) -> CriticCard:
+    """The card of a critic's folder, its head checked.
+
+    Raises: ``CriticInputError`` if this is no critic: no ``config.json``, another architecture than
+    sequence classification, more than one label, a card of another rendering.
+    """
+    folder = Path(folder)
+    config = _read_json(folder / "config.json")
+    architectures = config.get("architectures") or []
+    if not any(name.endswith("ForSequenceClassification") for name in architectures):
+        raise CriticInputError(
+            f"{folder} is {', '.join(architectures) or 'of no architecture'}; a critic is a "
+            "sequence classification checkpoint (critic.model.from_causal_lm makes one)"
+        )
+    labels = len(config.get("id2label") or {0: "", 1: ""})
+    if labels != 1:
+        raise CriticInputError(f"{folder} has a head of {labels} labels; a critic's has one")
+    try:
+        card = CriticCard.model_validate(_read_json(folder / "critic.json"))
+    except ValidationError as error:
+        raise CriticInputError(f"{folder / 'critic.json'}: {error}") from error
+    if card.rendering_version != RENDERING_VERSION:
+        raise CriticInputError(
+            f"{folder} was trained on rendering {card.rendering_version}; this is "
+            f"{RENDERING_VERSION}: train it again"
+        )
+    return card
+
+
+def read_renderer(folder: str | Path, card: CriticCard) -> Renderer:
+    """The renderer that belongs to a critic's folder."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=Path(folder).is_dir())
+    return Renderer(tokenizer, max_tokens=card.max_tokens, policy_in_prompt=card.policy_in_prompt)
+
+
+def write_card(folder: str | Path, card: CriticCard) -> None:
+    """Write ``critic.json``."""
+    (Path(folder) / "critic.json").write_text(card.model_dump_json(indent=2) + "\n")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CriticInputError(f"{path.parent} is no critic: it has no {path.name}") from error
+    except ValueError as error:
+        raise CriticInputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CriticInputError(f"{path} is not a JSON object")
+    return content

@@ -1,0 +1,169 @@
+"""From a message history to tokens, and where each agent turn ends. Knows nothing of values.
+
+Rendering is *append-only*: the tokens of a longer history begin with the tokens of the shorter one.
+That is what lets one pass train all turns, and lets serving reuse its prefix cache. It is had by
+rendering a history segment by segment (the first messages; then each agent turn, and each run of
+replies between two of them), each behind a fixed stub instead of behind the whole history, so that
+rendering costs what is new. A chat template whose output depends on more than that (one that drops
+earlier reasoning, say) is refused when it is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from critic.errors import CriticInputError, HistoryTooLong, NotAppendOnly
+from pilotfish import Message
+
+RENDERING_VERSION = 1
+
+_USER = Message.user("u")
+_TURN = Message.assistant("a")
+_PROBE = [
+    Message.system("s"),
+    Message.user("task"),
+    Message.assistant("<think>\nfirst thought\n</think>\n\nfirst answer"),
+    Message.user("observation"),
+    Message.assistant("second answer"),
+    Message.user("another"),
+    Message.assistant("third answer"),
+]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Tokens of a history."""
+
+    ids: list[int]
+    """(tokens,)"""
+    turn_ends: list[int]
+    """(turns,) position of the token that ends each agent turn: where Q is read."""
+
+
+class Renderer:
+    """Renders with a tokenizer's chat template."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        max_tokens: int | None = None,
+        policy_in_prompt: bool = False,
+    ) -> None:
+        """``tokenizer``: a Hugging Face tokenizer with a chat template. ``policy_in_prompt`` puts
+        the policy's name into the system message, since Q is of a policy.
+
+        Raises: ``NotAppendOnly``; ``CriticInputError`` without a chat template.
+        """
+        if not getattr(tokenizer, "chat_template", None):
+            raise CriticInputError("the tokenizer has no chat template")
+        self.tokenizer, self.max_tokens = tokenizer, max_tokens
+        self.policy_in_prompt = policy_in_prompt
+        self._stubs: dict[bool, tuple[list[Message], str]] = {}
+        for after_turn in (False, True):
+            stub = [_USER, _TURN] if after_turn else [_USER]
+            self._stubs[after_turn] = (stub, self._text(stub))
+        self._check()
+
+    def render(self, messages: Sequence[Message], *, policy: str | None = None) -> Rendered:
+        """Tokens of the whole history, and the end of every agent turn.
+
+        Raises: ``HistoryTooLong``; ``CriticInputError`` for an empty history.
+        """
+        if not messages:
+            raise CriticInputError("the history has no messages")
+        ids: list[int] = []
+        ends: list[int] = []
+        for text, is_turn in self._segments(self._with_policy(messages, policy)):
+            body, tail = self._split(text) if is_turn else (text, "")
+            ids += self._tokens(body)
+            if is_turn:
+                ends.append(len(ids) - 1)
+            ids += self._tokens(tail)
+        if self.max_tokens is not None and len(ids) > self.max_tokens:
+            raise HistoryTooLong(f"{len(ids)} tokens; the critic reads {self.max_tokens}")
+        return Rendered(ids, ends)
+
+    def render_action(
+        self, state: Sequence[Message], action: Message, *, policy: str | None = None
+    ) -> list[int]:
+        """Tokens of the state and one agent turn, up to where its Q is read."""
+        rendered = self.render([*state, action], policy=policy)
+        return rendered.ids[: rendered.turn_ends[-1] + 1]
+
+    def _with_policy(self, messages: Sequence[Message], policy: str | None) -> list[Message]:
+        history = list(messages)
+        if not self.policy_in_prompt:
+            return history
+        line = f"policy: {policy or 'unknown'}"
+        if history[0].role in ("system", "developer"):
+            history[0] = Message.system(f"{history[0].text}\n{line}")
+            return history
+        return [Message.system(line), *history]
+
+    def _segments(self, messages: list[Message]) -> Iterator[tuple[str, bool]]:
+        """Text of each segment, and whether it is an agent turn."""
+        start = 0
+        while start < len(messages):
+            is_turn = messages[start].role == "assistant"
+            end = start + 1
+            while not is_turn and end < len(messages) and messages[end].role != "assistant":
+                end += 1
+            segment = messages[start:end]
+            if start == 0 and not is_turn:
+                yield self._text(segment), False
+            else:
+                yield self._behind_stub(segment, after_turn=not is_turn), is_turn
+            start = end
+
+    def _behind_stub(self, segment: list[Message], *, after_turn: bool) -> str:
+        stub, stub_text = self._stubs[after_turn]
+        text = self._text([*stub, *segment])
+        if not text.startswith(stub_text):
+            raise NotAppendOnly(_EXPLAIN)
+        return text[len(stub_text) :]
+
+    def _split(self, text: str) -> tuple[str, str]:
+        """An agent turn up to its end token, and what the template writes after that."""
+        end = self.tokenizer.eos_token
+        if end and end in text:
+            cut = text.rindex(end) + len(end)
+            return text[:cut], text[cut:]
+        return text.rstrip("\n"), text[len(text.rstrip("\n")) :]
+
+    def _text(self, messages: Sequence[Message]) -> str:
+        rendered = self.tokenizer.apply_chat_template(
+            [_for_template(m) for m in messages], tokenize=False, add_generation_prompt=False
+        )
+        return str(rendered)
+
+    def _tokens(self, text: str) -> list[int]:
+        if not text:
+            return []
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _check(self) -> None:
+        """The segments of a probe, put together, are what the template makes of the whole of it,
+        at every length."""
+        for length in range(2, len(_PROBE) + 1):
+            probe = _PROBE[:length]
+            if "".join(text for text, _ in self._segments(probe)) != self._text(probe):
+                raise NotAppendOnly(_EXPLAIN)
+
+
+_EXPLAIN = (
+    "the chat template is not append-only: what it writes for a turn changes with later turns "
+    "(it may drop earlier reasoning). Give the critic's tokenizer a template without that."
+)
+
+
+def _for_template(message: Message) -> dict[str, Any]:
+    """The message as templates expect it: plain text content, arguments of tools kept."""
+    rendered: dict[str, Any] = {"role": message.role, "content": message.text}
+    if message.tool_calls:
+        rendered["tool_calls"] = message.tool_calls
+    if message.tool_call_id:
+        rendered["tool_call_id"] = message.tool_call_id
+    return rendered

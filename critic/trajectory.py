@@ -1,0 +1,43 @@
+"""Trajectory records on disk: JSON lines, one trajectory each. Knows nothing of models.
+
+The record itself is the client's (``pilotfish.trajectory``), since it is also what is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from critic.errors import CriticInputError
+from pilotfish.trajectory import SCHEMA_VERSION, Trajectory
+
+__all__ = ["SCHEMA_VERSION", "Trajectory", "read_trajectories", "write_trajectories"]
+
+
+def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
+    """Trajectories of a JSON lines file, one at a time.
+
+    Raises: ``CriticInputError`` naming the line that is not a trajectory.
+    """
+    with Path(path).open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield Trajectory.model_validate_json(line)
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(map(str, first["loc"])) or "the line"
+                raise CriticInputError(f"{path}:{number}: {where}: {first['msg']}") from error
+
+
+def write_trajectories(path: str | Path, trajectories: Iterable[Trajectory]) -> int:
+    """Append trajectories to a JSON lines file; returns how many."""
+    count = 0
+    with Path(path).open("a", encoding="utf-8") as out:
+        for trajectory in trajectories:
+            out.write(trajectory.model_dump_json(exclude_defaults=True) + "\n")
+            count += 1
+    return count

@@ -1,0 +1,80 @@
+"""Append-only rendering."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from critic.errors import CriticInputError, HistoryTooLong, NotAppendOnly
+from critic.rendering import Renderer
+from pilotfish import Message
+from tests.tiny import FORGETFUL_TEMPLATE, tokenizer
+
+TOKENIZER = tokenizer()
+RENDERER = Renderer(TOKENIZER)
+
+text = st.text(max_size=20)
+replies = st.lists(text.map(Message.user), min_size=1, max_size=2)
+turn = st.tuples(text.map(Message.assistant), replies)
+histories = st.builds(
+    lambda head, turns: [Message.system("s"), *head, *(m for a, r in turns for m in [a, *r])],
+    replies,
+    st.lists(turn, max_size=4),
+)
+
+
+@settings(deadline=None)
+@given(histories)
+def test_a_longer_history_begins_with_the_tokens_of_the_shorter(history):
+    whole = RENDERER.render(history).ids
+    for i, message in enumerate(history):
+        if message.role == "assistant":
+            assert (
+                whole[: len(RENDERER.render(history[:i]).ids)] == RENDERER.render(history[:i]).ids
+            )
+
+
+@settings(deadline=None)
+@given(histories)
+def test_segments_put_together_are_what_the_template_makes_of_the_whole(history):
+    whole = TOKENIZER.apply_chat_template([m.wire() for m in history], tokenize=False)
+    assert TOKENIZER.decode(RENDERER.render(history).ids) == whole
+
+
+@settings(deadline=None)
+@given(histories)
+def test_every_turn_end_is_the_end_token_of_that_turn(history):
+    rendered = RENDERER.render(history)
+    turns = [i for i, m in enumerate(history) if m.role == "assistant"]
+    assert [rendered.ids[e] for e in rendered.turn_ends] == [TOKENIZER.eos_token_id] * len(turns)
+    for i, end in zip(turns, rendered.turn_ends, strict=True):
+        assert RENDERER.render_action(history[:i], history[i]) == rendered.ids[: end + 1]
+
+
+def test_a_template_that_drops_reasoning_is_refused_when_it_is_loaded():
+    with pytest.raises(NotAppendOnly, match="drop earlier reasoning"):
+        Renderer(tokenizer(FORGETFUL_TEMPLATE))
+
+
+def test_tool_calls_are_rendered_with_their_arguments():
+    call = {"function": {"name": "bash", "arguments": '{"command": "ls"}'}}
+    turn = Message(role="assistant", content="", tool_calls=[call])
+    ids = RENDERER.render([Message.user("u"), turn]).ids
+    assert "command" in TOKENIZER.decode(ids)
+
+
+def test_the_policy_is_named_in_the_system_prompt_when_asked():
+    renderer = Renderer(TOKENIZER, policy_in_prompt=True)
+    history = [Message.system("s"), Message.user("u")]
+    assert "policy: big-one" in TOKENIZER.decode(renderer.render(history, policy="big-one").ids)
+    assert "policy: unknown" in TOKENIZER.decode(renderer.render(history[1:]).ids)
+
+
+def test_what_cannot_be_rendered_says_why():
+    with pytest.raises(CriticInputError, match="no messages"):
+        RENDERER.render([])
+    with pytest.raises(HistoryTooLong, match="the critic reads 5"):
+        Renderer(TOKENIZER, max_tokens=5).render([Message.user("much too long")])
+    bare = tokenizer()
+    bare.chat_template = None
+    with pytest.raises(CriticInputError, match="no chat template"):
+        Renderer(bare)
