@@ -1,7 +1,6 @@
 """What one guided step does, over the fakes."""
 
 import asyncio
-import time
 
 import pytest
 
@@ -80,10 +79,16 @@ async def test_the_critic_reads_the_state_while_the_policy_decodes():
 
 
 async def test_a_candidate_is_scored_on_arrival_and_not_when_all_are_in():
-    critic = FakeCritic(by_length, delay=0.1)
-    began = time.monotonic()
-    await decide(FakePolicy(saying("a", "bb", "ccc"), delay=0.1), critic, STATE, Lookahead(k=3))
-    assert time.monotonic() - began < 0.3 + 3 * 0.1  # scoring in a row after all would take 0.6
+    events = []
+
+    def script(state, n):
+        for i, text in enumerate(["a", "bb", "ccc"]):
+            events.append(f"{text} complete")
+            yield Sample(index=i, message=Message.assistant(text))
+
+    critic = FakeCritic(lambda s, a: events.append(f"{a.text} scored") or 0.5)
+    await decide(FakePolicy(script, delay=0.02), critic, STATE, Lookahead(k=3))
+    assert events.index("a scored") < events.index("ccc complete")
 
 
 async def test_a_candidate_over_the_threshold_ends_the_step_and_cancels_the_rest():

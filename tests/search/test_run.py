@@ -67,7 +67,7 @@ async def test_a_trajectory_acts_observes_and_ends_by_submitting():
     assert "<returncode>1</returncode>" in trajectory.messages[5].text
     [sandbox] = sandboxes.all.values()
     assert sandbox.ran == ["ls", "boom", "run hidden tests"]
-    assert sandbox.files == {"a.py": "x", "/workspace/hidden.py": "secret"}
+    assert sandbox.files == {"a.py": "x", "hidden.py": "secret"}
     assert sandbox.closed
 
 
