@@ -6,23 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from pilotfish import Usage
+from pilotfish.strategy import BudgetLimits
 from search.errors import BudgetExceeded
-
-
-class BudgetLimits(BaseModel):
-    """Bounds of one run over all of its trajectories. ``None`` is no bound."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    tokens: int | None = Field(default=None, ge=1)
-    """Prompt and completion tokens of the policy, every candidate counted."""
-    seconds: float | None = Field(default=None, gt=0)
-    """Wall time since the run began."""
-    steps: int | None = Field(default=None, ge=1)
-    """Agent turns that are executed."""
 
 
 class Budget:

@@ -13,21 +13,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from pilotfish import Message, Observation, Task
-
-
-class Sampling(BaseModel):
-    """How the policy samples."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    temperature: float = Field(default=0.9, ge=0, le=2)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    max_tokens: int | None = Field(default=None, ge=1)
-    """Completion tokens of one candidate; ``None`` leaves it to the policy."""
-    seed: int | None = None
-    stop: list[str] | None = None
-    extra: dict[str, Any] = Field(default_factory=dict)
-    """Fields of the request that we pass on untouched (``tools``, ``response_format``...)."""
+from pilotfish.strategy import Sampling
 
 
 class Sample(BaseModel):

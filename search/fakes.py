@@ -14,7 +14,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from pilotfish import Message, Observation, Task
-from search.contracts import Sample, Sampling, Sandbox
+from pilotfish.strategy import Sampling
+from search.contracts import Sample, Sandbox
 from search.errors import CriticError, PolicyError, SandboxError, SandboxLost
 
 Script = Callable[[Sequence[Message], int], Sequence[Sample]]

@@ -14,30 +14,11 @@ import math
 import random
 import time
 from collections.abc import AsyncGenerator, Sequence
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict, Field
 
 from pilotfish import Candidate, Decision, Message
-from search.contracts import Critic, Policy, Sample, Sampling
+from pilotfish.strategy import Lookahead
+from search.contracts import Critic, Policy, Sample
 from search.errors import CriticError, PolicyError
-
-
-class Lookahead(BaseModel):
-    """How one step is decided."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    k: int = Field(default=4, ge=1, le=64)
-    """Candidates a step. 1 is the policy alone: nothing is scored."""
-    pick: Literal["argmax", "softmax"] = "argmax"
-    pick_temperature: float = Field(default=0.05, gt=0)
-    """Of ``softmax``: probability proportional to exp(Q / temperature)."""
-    threshold: float | None = Field(default=None, ge=0, le=1)
-    """The first candidate with at least this Q is taken at once; the rest is cancelled."""
-    deadline: float | None = Field(default=None, gt=0)
-    """Seconds after which the best candidate scored so far is taken."""
-    sampling: Sampling = Field(default_factory=Sampling)
 
 
 async def decide(

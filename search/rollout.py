@@ -11,9 +11,10 @@ import hashlib
 import time
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
 from pilotfish import Decision, Message, Observation, Step, Task, Trajectory
+from pilotfish.strategy import Lookahead, RolloutSettings
 from pilotfish.trajectory import ExitStatus
 from search.actions import Action, FormatError, parse_action, reply_to
 from search.budget import Budget
@@ -26,31 +27,7 @@ from search.errors import (
     SandboxError,
     SandboxLost,
 )
-from search.lookahead import Lookahead, decide
-
-SYSTEM_PROMPT = (
-    "You solve a task in a shell. Each turn: a short thought, then exactly one command in a "
-    "```bash block. Each command runs in a fresh shell in the working directory. "
-    "When the task is done, run the command submit alone."
-)
-
-
-class RolloutSettings(BaseModel):
-    """How a trajectory is run."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    system_prompt: str = SYSTEM_PROMPT
-    max_steps: int = Field(default=50, ge=1, le=1000)
-    """Agent turns; the one after the last is ``StepLimitExceeded``."""
-    max_format_errors: int = Field(default=3, ge=1)
-    """Turns in a row without exactly one command; then ``FormatError``."""
-    command_timeout: float = Field(default=60.0, gt=0, le=7200)
-    """Seconds of one command."""
-    max_seconds: float | None = Field(default=None, gt=0)
-    """Seconds of the whole trajectory; then ``TimeLimitExceeded``."""
-    observation_chars: int = Field(default=10_000, ge=100)
-    """Characters of output that the agent is shown."""
+from search.lookahead import decide
 
 
 class Rollout:
@@ -153,7 +130,6 @@ class Rollout:
             action.command,
             action_id=f"{self.trajectory.id}-{number}",
             timeout=timeout if left is None else max(0.1, min(timeout, left)),
-            cwd=self.task.workdir,
         )
 
     async def _observed(

@@ -14,31 +14,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
 from pilotfish import Task, Trajectory, Usage
+from pilotfish.strategy import Strategy
 from pilotfish.trajectory import INFRASTRUCTURE_FAILURES
-from search.budget import Budget, BudgetLimits
+from search.budget import Budget
 from search.contracts import Critic, Journal, Policy, Sandbox, SandboxProvider
 from search.errors import SandboxError, SandboxLost
 from search.evaluation import evaluate
-from search.lookahead import Lookahead
-from search.rollout import Rollout, RolloutSettings, dump, new_trajectory, replay, step_seed
-from search.selection import Choice, Selection, select
-
-
-class Strategy(BaseModel):
-    """Search within a trajectory, search across trajectories, and what both may spend."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    lookahead: Lookahead = Field(default_factory=Lookahead)
-    selection: Selection = Field(default_factory=Selection)
-    budget: BudgetLimits = Field(default_factory=BudgetLimits)
-    rollout: RolloutSettings = Field(default_factory=RolloutSettings)
-    seed: int | None = None
-    max_replacements: int = Field(default=2, ge=0, le=10)
-    """New trajectories, at most, for one that was lost to the infrastructure."""
+from search.rollout import Rollout, dump, new_trajectory, replay, step_seed
+from search.selection import Choice, select
 
 
 class RunResult(BaseModel):

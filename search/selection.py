@@ -10,26 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
 from pilotfish import Trajectory
-
-
-class Selection(BaseModel):
-    """How many attempts a run makes, and which one it returns."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    n: int = Field(default=1, ge=1, le=64)
-    """Trajectories of a run, each in a sandbox of its own."""
-    abstain_below: float | None = Field(default=None, ge=0, le=1)
-    """Return none if the best Q is below this."""
-    until_submitted: bool = False
-    """Make another attempt where one ends without a submission."""
-    max_attempts: int = Field(default=10, ge=1, le=100)
-    """Further attempts of one trajectory at most, with ``until_submitted``."""
-    concurrency: int = Field(default=4, ge=1, le=64)
-    """Trajectories of one run that are under way at once."""
 
 
 class Choice(BaseModel):

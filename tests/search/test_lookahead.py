@@ -5,10 +5,11 @@ import asyncio
 import pytest
 
 from pilotfish import Message
-from search.contracts import Sample, Sampling
+from pilotfish.strategy import Lookahead, Sampling
+from search.contracts import Sample
 from search.errors import CriticError, PolicyError
 from search.fakes import FailingPolicy, FakeCritic, FakePolicy, saying
-from search.lookahead import Lookahead, decide
+from search.lookahead import decide
 
 STATE = [Message.system("s"), Message.user("u")]
 

@@ -3,8 +3,15 @@
 import pytest
 
 from pilotfish import Evaluation, Message, Task, Usage
-from search.budget import Budget, BudgetLimits
-from search.contracts import Sampling
+from pilotfish.strategy import (
+    BudgetLimits,
+    Lookahead,
+    RolloutSettings,
+    Sampling,
+    Selection,
+    Strategy,
+)
+from search.budget import Budget
 from search.errors import BudgetExceeded, ContextTooLong, SandboxLost
 from search.fakes import (
     FailingPolicy,
@@ -15,10 +22,7 @@ from search.fakes import (
     saying,
     turn_by_turn,
 )
-from search.lookahead import Lookahead
-from search.rollout import RolloutSettings
-from search.run import Run, Strategy
-from search.selection import Selection
+from search.run import Run
 
 TASK = Task(
     id="t1",

@@ -1,0 +1,108 @@
+"""A strategy: how to search within a trajectory, across trajectories, and what both may spend.
+Knows nothing of how it is carried out."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SYSTEM_PROMPT = (
+    "You solve a task in a shell. Each turn: a short thought, then exactly one command in a "
+    "```bash block. Each command runs in a fresh shell in the working directory. "
+    "When the task is done, run the command submit alone."
+)
+
+
+class Sampling(BaseModel):
+    """How the policy samples."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    temperature: float = Field(default=0.9, ge=0, le=2)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Completion tokens of one candidate; ``None`` leaves it to the policy."""
+    seed: int | None = None
+    stop: list[str] | None = None
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the request that we pass on untouched (``tools``, ``response_format``...)."""
+
+
+class Lookahead(BaseModel):
+    """How one step is decided."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    k: int = Field(default=4, ge=1, le=64)
+    """Candidates a step. 1 is the policy alone: nothing is scored."""
+    pick: Literal["argmax", "softmax"] = "argmax"
+    pick_temperature: float = Field(default=0.05, gt=0)
+    """Of ``softmax``: probability proportional to exp(Q / temperature)."""
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    """The first candidate with at least this Q is taken at once; the rest is cancelled."""
+    deadline: float | None = Field(default=None, gt=0)
+    """Seconds after which the best candidate scored so far is taken."""
+    sampling: Sampling = Field(default_factory=Sampling)
+
+
+class Selection(BaseModel):
+    """How many attempts a run makes, and which one it returns."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    n: int = Field(default=1, ge=1, le=64)
+    """Trajectories of a run, each in a sandbox of its own."""
+    abstain_below: float | None = Field(default=None, ge=0, le=1)
+    """Return none if the best Q is below this."""
+    until_submitted: bool = False
+    """Make another attempt where one ends without a submission."""
+    max_attempts: int = Field(default=10, ge=1, le=100)
+    """Further attempts of one trajectory at most, with ``until_submitted``."""
+    concurrency: int = Field(default=4, ge=1, le=64)
+    """Trajectories of one run that are under way at once."""
+
+
+class BudgetLimits(BaseModel):
+    """Bounds of one run over all of its trajectories. ``None`` is no bound."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tokens: int | None = Field(default=None, ge=1)
+    """Prompt and completion tokens of the policy, every candidate counted."""
+    seconds: float | None = Field(default=None, gt=0)
+    """Wall time since the run began."""
+    steps: int | None = Field(default=None, ge=1)
+    """Agent turns that are executed."""
+
+
+class RolloutSettings(BaseModel):
+    """How a trajectory is run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    system_prompt: str = SYSTEM_PROMPT
+    max_steps: int = Field(default=50, ge=1, le=1000)
+    """Agent turns; the one after the last is ``StepLimitExceeded``."""
+    max_format_errors: int = Field(default=3, ge=1)
+    """Turns in a row without exactly one command; then ``FormatError``."""
+    command_timeout: float = Field(default=60.0, gt=0, le=7200)
+    """Seconds of one command."""
+    max_seconds: float | None = Field(default=None, gt=0)
+    """Seconds of the whole trajectory; then ``TimeLimitExceeded``."""
+    observation_chars: int = Field(default=10_000, ge=100)
+    """Characters of output that the agent is shown."""
+
+
+class Strategy(BaseModel):
+    """Search within a trajectory, search across trajectories, and what both may spend."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    lookahead: Lookahead = Field(default_factory=Lookahead)
+    selection: Selection = Field(default_factory=Selection)
+    budget: BudgetLimits = Field(default_factory=BudgetLimits)
+    rollout: RolloutSettings = Field(default_factory=RolloutSettings)
+    seed: int | None = None
+    max_replacements: int = Field(default=2, ge=0, le=10)
+    """New trajectories, at most, for one that was lost to the infrastructure."""
