@@ -1,0 +1,122 @@
+#!/bin/sh
+# Runs one action exactly once on any machine with a POSIX shell, setsid and /proc. Knows nothing of
+# what the action is. Whoever makes the action's folder runs it; all others, and all later ones,
+# read what it left there:
+#
+#   pid      of the command, which leads a session of its own
+#   stopped  why it was stopped before its end (timeout, cancelled), if it was
+#   head, tail, total    the two ends of its output, and how many bytes there were
+#   done     exit code; there when all of the above is whole
+#
+#   actions.sh run  FOLDER MARK WAIT BOUNDARY TIMEOUT LIMIT CWD COMMAND
+#   actions.sh stop FOLDER MARK
+#   actions.sh sweep MARK
+#
+# The command runs beside the caller, never under it: a server that handles one request at a time
+# stays free, and a caller that goes away takes nothing with it.
+set -u
+
+# Kill all whose environment carries the mark, wherever they went. Stopped first, so that what
+# forks quickly cannot outrun it.
+sweep() {
+    for _ in 1 2 3; do
+        found=$(grep -lsF "$1" /proc/[0-9]*/environ | tr -dc '0-9\n' | grep -vx "$$")
+        [ -n "$found" ] || return 0
+        kill -STOP $found 2>/dev/null
+        kill -KILL $found 2>/dev/null
+        sleep 0.02
+    done
+}
+
+stop() {
+    folder=$1 mark=$2 reason=$3
+    [ -e "$folder/done" ] && return
+    mkdir "$folder/stopping" 2>/dev/null && echo "$reason" >"$folder/stopped"
+    pid=$(cat "$folder/pid" 2>/dev/null) && kill -KILL "-$pid" 2>/dev/null
+    sweep "PILOTFISH_ACTION=$mark"
+}
+
+supervise() {
+    folder=$1 mark=$2 timeout=$3 half=$4 cwd=$5 command=$6
+    cd "$folder" || exit 1
+    # command > raw > relay > cut > head and tail
+    #                      > count > total
+    mkfifo raw cut count
+    wc -c <count >total &
+    { head -c "$half" >head; tail -c "$half" >tail; : >kept; } <cut &
+    tee count <raw >cut &
+    relay=$!
+    (
+        cd "$cwd" || exit 126
+        export PILOTFISH_ACTION="$mark" PILOTFISH_SANDBOX="${mark%%:*}"
+        exec setsid sh -c "$command"
+    ) >raw 2>&1 </dev/null &
+    child=$!
+    echo "$child" >pid.new && mv pid.new pid
+    setsid sh "$script" expire "$folder" "$mark" "$timeout" </dev/null >/dev/null 2>&1 &
+    timer=$!
+    wait "$child"
+    code=$?
+    # What it left in the background may hold the output open. That is no reason to wait, nor to
+    # let the background block or die: from here on its output is read and dropped.
+    tries=0
+    while [ ! -e kept ] && [ "$tries" -lt 20 ]; do
+        sleep 0.01
+        tries=$((tries + 1))
+    done
+    if [ ! -e kept ]; then
+        cat <raw >/dev/null 2>&1 &
+        sleep 0.02
+        kill "$relay"
+        while [ ! -e kept ]; do sleep 0.01; done
+    fi
+    while [ ! -s total ]; do sleep 0.01; done
+    kill -KILL "-$timer" 2>/dev/null
+    echo "$code" >done.new && mv done.new done
+}
+
+show() {
+    folder=$1 boundary=$2
+    if [ ! -e "$folder/done" ]; then
+        echo "running"
+        return
+    fi
+    reason=$(cat "$folder/stopped" 2>/dev/null)
+    sizes=$(wc -c <"$folder/head")
+    sizes="$sizes $(wc -c <"$folder/tail")"
+    echo "done $(cat "$folder/done") ${reason:-ended} $(cat "$folder/total") $sizes"
+    cat "$folder/head"
+    printf %s "$boundary"
+    cat "$folder/tail"
+}
+
+script=$0 verb=$1
+shift
+case $verb in
+run)
+    folder=$1 mark=$2 wait=$3 boundary=$4 timeout=$5 limit=$6 cwd=$7 command=$8
+    if mkdir "$folder" 2>/dev/null; then
+        setsid sh "$script" supervise "$folder" "$mark" "$timeout" "$((limit / 2))" "$cwd" "$command" \
+            </dev/null >/dev/null 2>&1 &
+    fi
+    while [ ! -e "$folder/done" ] && [ "$wait" -gt 0 ]; do
+        sleep 0.01
+        wait=$((wait - 1))
+    done
+    show "$folder" "$boundary"
+    ;;
+supervise) supervise "$@" ;;
+expire)
+    sleep "$3"
+    stop "$1" "$2" timeout
+    ;;
+stop)
+    # One that never came must not run when it comes late.
+    if mkdir "$1" 2>/dev/null; then
+        cd "$1" && : >head && : >tail && echo 0 >total && echo cancelled >stopped && echo 137 >done
+    else
+        stop "$1" "$2" cancelled
+    fi
+    ;;
+sweep) sweep "PILOTFISH_SANDBOX=$1" ;;
+esac
