@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class SearchError(Exception):
     """Base of all: something that search depends on failed."""
@@ -13,6 +15,15 @@ class PolicyError(SearchError):
 
 class ContextTooLong(PolicyError):
     """The state does not fit the policy's context."""
+
+
+class PolicyRefused(PolicyError):
+    """The policy refused the request: asking again is no use. ``status`` and ``body`` are its
+    answer."""
+
+    def __init__(self, message: str, status: int, body: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.status, self.body = status, body
 
 
 class CriticError(SearchError):

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pilotfish import Decision, Message, Observation, Step, Task, Trajectory
+from pilotfish import Message, Observation, Step, Task, Trajectory
 from pilotfish.strategy import Lookahead, RolloutSettings
 from pilotfish.trajectory import ExitStatus
 from search.actions import Action, FormatError, parse_action, reply_to
@@ -198,17 +198,6 @@ def new_trajectory(
         prefix=[Message.system(settings.system_prompt), Message.user(task.statement)],
         started_at=time.time(),
     )
-
-
-def replay(trajectory: Trajectory, entry: dict[str, Any]) -> None:
-    """Put one journaled entry (``decided`` or ``observed``) back into its trajectory."""
-    if entry["kind"] == "decided":
-        trajectory.steps.append(Step(decision=Decision.model_validate(entry["decision"])))
-        return
-    step = trajectory.steps[entry["step"]]
-    if entry["observation"] is not None:
-        step.observation = Observation.model_validate(entry["observation"])
-    step.reply = Message.model_validate(entry["reply"])
 
 
 def step_seed(seed: int | None, number: int) -> int | None:

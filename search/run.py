@@ -11,8 +11,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -23,8 +21,9 @@ from search.budget import Budget
 from search.contracts import Critic, Journal, Policy, Sandbox, SandboxProvider
 from search.errors import SandboxError, SandboxLost
 from search.evaluation import evaluate
-from search.rollout import Rollout, dump, new_trajectory, replay, step_seed
-from search.selection import Choice, select
+from search.replay import Begun, Key, replay
+from search.rollout import Rollout, dump, new_trajectory, step_seed
+from search.selection import select
 
 
 class RunResult(BaseModel):
@@ -38,18 +37,6 @@ class RunResult(BaseModel):
     ranking: list[int]
     reason: str
     usage: Usage
-
-
-Key = tuple[int, int]
-"""Which of the N, and which try of it."""
-
-
-@dataclass
-class _Known:
-    """A trajectory that has begun, and the sandbox that it lives in."""
-
-    trajectory: Trajectory
-    sandbox: str | None = None
 
 
 class Run:
@@ -70,7 +57,8 @@ class Run:
         self.sandboxes, self.strategy, self.journal = sandboxes, strategy, journal
         self.labels = labels or {}
         self.budget = Budget(strategy.budget)
-        self._known: dict[Key, _Known] = {}
+        self._known: dict[Key, Begun] = {}
+        """In the order in which they began."""
 
     async def run(self) -> RunResult:
         """Go on until every trajectory has ended, and select. Raises what the journal raises;
@@ -89,26 +77,16 @@ class Run:
     async def _resume(self) -> None:
         """Read the journal: what has ended is kept, what is live is attached to again."""
         entries = await self.journal.entries()
-        by_id: dict[str, Trajectory] = {}
-        for entry in entries:
-            match entry["kind"]:
-                case "trajectory_started":
-                    trajectory = Trajectory.model_validate(entry["record"])
-                    by_id[trajectory.id] = trajectory
-                    self._known[entry["slot"], entry["try"]] = _Known(trajectory)
-                case "sandbox_started":
-                    self._known[entry["slot"], entry["try"]].sandbox = entry["sandbox"]
-                case "decided" | "observed":
-                    replay(by_id[entry["trajectory"]], entry)
-                case "trajectory_ended":
-                    _apply_end(by_id[entry["trajectory"]], entry)
-        if entries:
-            self.budget = Budget(
-                self.strategy.budget,
-                spent=sum((t.usage for t in by_id.values()), Usage()),
-                steps=sum(len(t.steps) for t in by_id.values()),
-                seconds=max(0.0, time.time() - float(entries[0]["at"])),
-            )
+        if not entries:
+            return
+        self._known = replay(entries)
+        begun = [known.trajectory for known in self._known.values()]
+        self.budget = Budget(
+            self.strategy.budget,
+            spent=sum((t.usage for t in begun), Usage()),
+            steps=sum(len(t.steps) for t in begun),
+            seconds=max(0.0, time.time() - float(entries[0]["at"])),
+        )
 
     async def _attempts(self, number: int) -> list[Trajectory]:
         """The attempts of one of the N: the first, replacements of lost ones, and with
@@ -150,7 +128,7 @@ class Run:
         await self._journal_end(trajectory)
         return trajectory
 
-    async def _begin(self, key: Key, attempt: int) -> _Known:
+    async def _begin(self, key: Key, attempt: int) -> Begun:
         trajectory = new_trajectory(
             self.task,
             self.policy.name,
@@ -162,10 +140,11 @@ class Run:
         await self.journal.append(
             "trajectory_started", slot=key[0], **{"try": key[1]}, record=dump(trajectory)
         )
-        return _Known(trajectory)
+        self._known[key] = Begun(key, trajectory)
+        return self._known[key]
 
     @asynccontextmanager
-    async def _sandbox(self, key: Key, known: _Known) -> AsyncIterator[Sandbox]:
+    async def _sandbox(self, key: Key, known: Begun) -> AsyncIterator[Sandbox]:
         """The trajectory's own live sandbox, or a fresh one if it never had one."""
         if known.sandbox is not None:
             sandbox = await self.sandboxes.attach(known.sandbox)
@@ -212,10 +191,10 @@ class Run:
         return step_seed(self.strategy.seed, key[0] * 1000 + key[1])
 
     async def _select(self, slots: list[list[Trajectory]]) -> RunResult:
-        trajectories = [trajectory for attempts in slots for trajectory in attempts]
-        positions = {id(trajectory): i for i, trajectory in enumerate(trajectories)}
-        finalists = [positions[id(attempts[-1])] for attempts in slots]
-        choice: Choice = select(
+        trajectories = [known.trajectory for known in self._known.values()]
+        positions = {trajectory.id: i for i, trajectory in enumerate(trajectories)}
+        finalists = [positions[attempts[-1].id] for attempts in slots]
+        choice = select(
             [trajectories[i] for i in finalists],
             abstain_below=self.strategy.selection.abstain_below,
         )
@@ -231,12 +210,3 @@ class Run:
             "selected", selected=result.selected, ranking=result.ranking, reason=result.reason
         )
         return result
-
-
-def _apply_end(trajectory: Trajectory, entry: dict[str, Any]) -> None:
-    trajectory.exit_status = entry["exit_status"]
-    trajectory.exit_message = entry["exit_message"]
-    trajectory.reward = entry["reward"]
-    trajectory.seconds = entry["seconds"]
-    for step, q in zip(trajectory.steps, entry["qs"], strict=True):
-        step.decision.winner.q = q

@@ -19,8 +19,9 @@ class Sampling(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    temperature: float = Field(default=0.9, ge=0, le=2)
-    top_p: float = Field(default=1.0, gt=0, le=1)
+    temperature: float | None = Field(default=0.9, ge=0, le=2)
+    """``None`` leaves it to the policy."""
+    top_p: float | None = Field(default=None, gt=0, le=1)
     max_tokens: int | None = Field(default=None, ge=1)
     """Completion tokens of one candidate; ``None`` leaves it to the policy."""
     seed: int | None = None

@@ -1,0 +1,160 @@
+"""What goes over HTTP, request and response of every route of our own. Knows no transport."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pilotfish.messages import Message
+from pilotfish.strategy import Lookahead, Strategy
+from pilotfish.task import Task
+from pilotfish.trajectory import Decision, Trajectory, Usage
+
+RunStatus = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
+"""``succeeded``: it ended and something was selected, or it abstained. ``failed``: nothing could be
+selected; the trajectories' exit statuses say why."""
+
+FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class LookaheadRequest(_Wire):
+    """``POST /v1/lookahead``: decide one step, execute nothing."""
+
+    messages: list[Message] = Field(min_length=1)
+    lookahead: Lookahead = Field(default_factory=Lookahead)
+    model: str | None = None
+    """The policy, by name; ``None`` is the default one."""
+    critic: str | None = None
+    session: str | None = Field(default=None, max_length=200)
+    """Calls of one session reach the same replicas, which keep its prefix."""
+    candidates: list[Message] | None = Field(default=None, min_length=1, max_length=64)
+    """Your own candidates: they are scored and chosen from, and the policy is not asked."""
+
+
+class LookaheadResponse(_Wire):
+    decision: Decision
+    message: Message
+    """The chosen candidate."""
+
+
+class ScoreRequest(_Wire):
+    """``POST /v1/score``: Q of candidates in a state, or, without candidates, of every agent turn
+    of the history."""
+
+    messages: list[Message] = Field(min_length=1)
+    candidates: list[Message] | None = Field(default=None, min_length=1, max_length=256)
+    critic: str | None = None
+    session: str | None = Field(default=None, max_length=200)
+
+
+class ScoreResponse(_Wire):
+    critic: str
+    q: list[float]
+    """In [0, 1]: by candidate, or by agent turn, oldest first."""
+
+
+class SelectionRequest(_Wire):
+    """``POST /v1/selections``: which of these finished trajectories to return."""
+
+    trajectories: list[Trajectory] = Field(min_length=1, max_length=256)
+    critic: str | None = None
+    abstain_below: float | None = Field(default=None, ge=0, le=1)
+    rescore: bool = True
+    """Read every trajectory again with this critic; false uses the Q that is recorded."""
+
+
+class SelectionResponse(_Wire):
+    chosen: int | None
+    """Position in the request; ``None`` is an abstention."""
+    ranking: list[int]
+    q: list[float | None]
+    """Last Q of each, in the order of the request."""
+    reason: str
+
+
+class RunRequest(_Wire):
+    """``POST /v1/runs``: run a task under a strategy."""
+
+    task: Task
+    strategy: Strategy = Field(default_factory=Strategy)
+    model: str | None = None
+    critic: str | None = None
+    """``"none"`` runs without one."""
+    sandbox: str | None = None
+    """The sandbox backend, by name; ``None`` is the default one."""
+    tags: dict[str, str] = Field(default_factory=dict, max_length=16)
+
+
+class TrajectorySummary(_Wire):
+    """One trajectory of a run, without its steps."""
+
+    number: int
+    """Position in the run; ``GET /v1/runs/{id}/trajectories/{number}`` gives it whole."""
+    id: str
+    slot: int
+    """Which of the N it is, or was an attempt at."""
+    attempt: int
+    exit_status: str | None
+    exit_message: str = ""
+    reward: float | None
+    last_q: float | None
+    steps: int
+    usage: Usage
+
+
+class RunView(_Wire):
+    """``GET /v1/runs/{id}``."""
+
+    id: str
+    status: RunStatus
+    task_id: str
+    policy: str
+    critic: str | None
+    created_at: float
+    """Unix time, seconds."""
+    ended_at: float | None = None
+    strategy: Strategy
+    tags: dict[str, str] = Field(default_factory=dict)
+    trajectories: list[TrajectorySummary] = Field(default_factory=list)
+    selected: int | None = None
+    """``number`` of the selected trajectory."""
+    ranking: list[int] = Field(default_factory=list)
+    reason: str = ""
+    error: str | None = None
+    usage: Usage = Field(default_factory=Usage)
+
+
+class RunList(_Wire):
+    """``GET /v1/runs``: newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[RunView]
+    next: str | None = None
+    """Give it as ``after`` for the next page."""
+
+
+class Event(BaseModel):
+    """One line of a run's events: an entry of its journal."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    """Give it as ``Last-Event-ID`` to go on behind it."""
+    kind: str
+    at: float
+
+
+class ErrorBody(BaseModel):
+    """An error, in OpenAI's shape."""
+
+    model_config = ConfigDict(extra="allow")
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None

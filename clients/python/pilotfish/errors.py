@@ -1,0 +1,75 @@
+"""What can go wrong for a caller: one exception for each kind. Knows no transport."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class PilotfishError(Exception):
+    """Base of all."""
+
+
+class ConnectionFailed(PilotfishError):
+    """The service cannot be reached."""
+
+
+class RequestTimeout(PilotfishError):
+    """The service did not answer in time."""
+
+
+class RunFailed(PilotfishError):
+    """A run that was waited for ended without a result."""
+
+
+class ApiStatusError(PilotfishError):
+    """The service answered with an error. ``status`` is HTTP's; ``code`` and ``param`` say more."""
+
+    def __init__(
+        self, message: str, *, status: int, code: str | None = None, param: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param = status, code, param
+
+
+class BadRequest(ApiStatusError):
+    """400, 422: the request is wrong; ``param`` names the field."""
+
+
+class AuthenticationFailed(ApiStatusError):
+    """401, 403: no known key."""
+
+
+class NotFound(ApiStatusError):
+    """404: no such model, critic, run or trajectory."""
+
+
+class TooLarge(ApiStatusError):
+    """413: the body is over the service's limit."""
+
+
+class Overloaded(ApiStatusError):
+    """429: too much is under way; try again later."""
+
+
+class ServerFailed(ApiStatusError):
+    """5xx: the service, the policy, the critic or a sandbox failed."""
+
+
+_BY_STATUS: dict[int, type[ApiStatusError]] = {
+    400: BadRequest,
+    401: AuthenticationFailed,
+    403: AuthenticationFailed,
+    404: NotFound,
+    413: TooLarge,
+    422: BadRequest,
+    429: Overloaded,
+}
+
+
+def error_of(status: int, body: Any) -> ApiStatusError:
+    """The exception for an answer that is not a success."""
+    error = body.get("error") if isinstance(body, dict) else None
+    error = error if isinstance(error, dict) else {}
+    kind = _BY_STATUS.get(status, ServerFailed if status >= 500 else ApiStatusError)
+    message = str(error.get("message") or f"the service answers {status}")
+    return kind(message, status=status, code=error.get("code"), param=error.get("param"))

@@ -1,0 +1,63 @@
+"""From the journal of a run back to its trajectories. Knows nothing of how the run goes on.
+
+This file is the reader of what ``run.py`` and ``rollout.py`` write: the kinds of entry are
+``trajectory_started``, ``sandbox_started``, ``decided``, ``observed``, ``trajectory_ended``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from pilotfish import Decision, Message, Observation, Step, Trajectory
+
+Key = tuple[int, int]
+"""Which of the N, and which try of it."""
+
+
+@dataclass
+class Begun:
+    """A trajectory that has begun, and the sandbox that it lives in."""
+
+    key: Key
+    trajectory: Trajectory
+    sandbox: str | None = None
+
+
+def replay(entries: Iterable[dict[str, Any]]) -> dict[Key, Begun]:
+    """All trajectories of a journal, as far as they went, in the order in which they began."""
+    begun: dict[Key, Begun] = {}
+    by_id: dict[str, Trajectory] = {}
+    for entry in entries:
+        match entry["kind"]:
+            case "trajectory_started":
+                trajectory = Trajectory.model_validate(entry["record"])
+                key = (entry["slot"], entry["try"])
+                by_id[trajectory.id] = trajectory
+                begun[key] = Begun(key, trajectory)
+            case "sandbox_started":
+                begun[entry["slot"], entry["try"]].sandbox = entry["sandbox"]
+            case "decided":
+                decision = Decision.model_validate(entry["decision"])
+                by_id[entry["trajectory"]].steps.append(Step(decision=decision))
+            case "observed":
+                _observed(by_id[entry["trajectory"]].steps[entry["step"]], entry)
+            case "trajectory_ended":
+                _ended(by_id[entry["trajectory"]], entry)
+    return begun
+
+
+def _observed(step: Step, entry: dict[str, Any]) -> None:
+    if entry["observation"] is not None:
+        step.observation = Observation.model_validate(entry["observation"])
+    step.reply = Message.model_validate(entry["reply"])
+
+
+def _ended(trajectory: Trajectory, entry: dict[str, Any]) -> None:
+    trajectory.exit_status = entry["exit_status"]
+    trajectory.exit_message = entry["exit_message"]
+    trajectory.reward = entry["reward"]
+    trajectory.seconds = entry["seconds"]
+    for step, q in zip(trajectory.steps, entry["qs"], strict=True):
+        step.decision.winner.q = q

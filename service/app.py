@@ -1,0 +1,61 @@
+"""Assembles the process: its parts, its worker, its routes. Does nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from fastapi import Depends, FastAPI, Request, Response
+
+from service import errors
+from service.auth import require_key
+from service.metrics import MetricsMiddleware
+from service.parts import Parts
+from service.redis_state import RedisState
+from service.routes import chat, lookahead, operations, runs
+from service.routes.context import ClientGone, Context
+from service.runs.worker import RunQueue, RunWorker
+from service.settings import Settings
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application. Its parts are opened when it starts and closed when it stops."""
+    settings = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            app.state.context = await _open(settings, stack)
+            yield
+
+    app = FastAPI(
+        title="Pilotfish",
+        description="Test-time guided search for LLM agents.",
+        version="0.1.0",
+        lifespan=lifespan,
+        max_body_size=int(settings.max_body_mb * 2**20),
+    )
+    app.state.settings = settings
+    errors.install(app)
+    app.add_exception_handler(ClientGone, _nobody)
+    app.add_middleware(MetricsMiddleware)
+    app.include_router(operations.router)
+    for router in (chat.router, lookahead.router, runs.router):
+        app.include_router(router, dependencies=[Depends(require_key)])
+    return app
+
+
+async def _open(settings: Settings, stack: AsyncExitStack) -> Context:
+    parts = await stack.enter_async_context(Parts(settings))
+    state = RedisState(settings.redis_url, lifetime=settings.run_lifetime)
+    stack.push_async_callback(state.close)
+    queue = await stack.enter_async_context(RunQueue(settings))
+    context = Context(settings, parts, state, queue)
+    if settings.worker:
+        worker = RunWorker(settings, parts, state, queue)
+        context.worker = await stack.enter_async_context(worker)
+    return context
+
+
+async def _nobody(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)

@@ -1,0 +1,1 @@
+"""Critics behind search's contract."""

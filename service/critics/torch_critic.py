@@ -1,0 +1,48 @@
+"""A critic loaded into this process by torch. Knows nothing of search."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec
+
+from critic.errors import CriticInputError
+from critic.scoring import Scorer
+from pilotfish import Message
+from search.errors import CriticError
+from service.settings import TorchCriticSettings
+
+P = ParamSpec("P")
+
+
+class TorchCritic:
+    """One thread computes, so that the event loop stays free."""
+
+    def __init__(self, name: str, settings: TorchCriticSettings) -> None:
+        self.name = name
+        self._scorer = Scorer(settings.checkpoint)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"critic-{name}")
+
+    async def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def warm(self, state: Sequence[Message], *, session: str | None = None) -> None:
+        """Nothing: no prefix is kept here."""
+
+    async def score(
+        self, state: Sequence[Message], actions: Sequence[Message], *, session: str | None = None
+    ) -> list[float]:
+        return await self._run(self._scorer.score, state, actions)
+
+    async def score_turns(self, messages: Sequence[Message]) -> list[float]:
+        return await self._run(self._scorer.score_turns, messages)
+
+    async def _run(
+        self, work: Callable[P, list[float]], *args: P.args, **kwargs: P.kwargs
+    ) -> list[float]:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._thread, lambda: work(*args, **kwargs))
+        except CriticInputError as error:
+            raise CriticError(str(error)) from error

@@ -1,0 +1,96 @@
+"""A critic's checkpoint served by vLLM's pooling runner (``/classify``). Knows nothing of search.
+
+We send tokens, not text: rendering is ours, append-only, so that vLLM's prefix cache has the state
+of the last step when the candidates of this one arrive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import stamina
+
+from critic.checkpoint import read_card, read_renderer
+from critic.errors import CriticInputError
+from pilotfish import Message
+from search.errors import CriticError
+from service.settings import VllmCriticSettings
+
+
+class VllmCritic:
+    """Raises: ``CriticInputError`` if the checkpoint is no critic."""
+
+    def __init__(self, name: str, settings: VllmCriticSettings) -> None:
+        self.name, self.settings = name, settings
+        self.card = read_card(settings.checkpoint)
+        self.renderer = read_renderer(settings.checkpoint, self.card)
+        headers = {}
+        if settings.key is not None:
+            headers["Authorization"] = f"Bearer {settings.key.get_secret_value()}"
+        self.client = httpx.AsyncClient(
+            base_url=settings.url.rstrip("/"),
+            headers=headers,
+            timeout=httpx.Timeout(settings.timeout, connect=10.0),
+            limits=httpx.Limits(max_connections=settings.max_connections),
+        )
+
+    async def close(self) -> None:
+        await self.client.aclose()
+
+    async def warm(self, state: Sequence[Message], *, session: str | None = None) -> None:
+        await self._classify([self._render(state)])
+
+    async def score(
+        self, state: Sequence[Message], actions: Sequence[Message], *, session: str | None = None
+    ) -> list[float]:
+        if not actions:
+            return []
+        try:
+            rows = [self.renderer.render_action(state, action) for action in actions]
+        except CriticInputError as error:
+            raise CriticError(str(error)) from error
+        return await self._classify(rows)
+
+    async def score_turns(self, messages: Sequence[Message]) -> list[float]:
+        """Each turn's Q is read at the end of a prefix of the last one's tokens: with the prefix
+        cache, computing them costs one pass."""
+        try:
+            rendered = self.renderer.render(messages)
+        except CriticInputError as error:
+            raise CriticError(str(error)) from error
+        rows = [rendered.ids[: end + 1] for end in rendered.turn_ends]
+        return await self._classify(rows) if rows else []
+
+    def _render(self, state: Sequence[Message]) -> list[int]:
+        try:
+            return self.renderer.render(state).ids
+        except CriticInputError as error:
+            raise CriticError(str(error)) from error
+
+    async def _classify(self, rows: list[list[int]]) -> list[float]:
+        body = {"model": self.settings.model, "input": rows, "use_activation": False}
+        try:
+            response = await self._post(body)
+        except httpx.HTTPError as error:
+            what = str(error) or type(error).__name__
+            raise CriticError(f"{self.settings.url}: {what}") from error
+        if response.status_code != 200:
+            raise CriticError(f"{self.settings.url} answers {response.status_code}: "
+                              f"{response.text[:300]}")  # fmt: skip
+        try:
+            return [self.card.q(_scalar(row)) for row in response.json()["data"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CriticError(f"not an answer of /classify: {response.text[:200]!r}") from error
+
+    @stamina.retry(on=httpx.ConnectError, attempts=3, timeout=10.0)
+    async def _post(self, body: dict[str, Any]) -> httpx.Response:
+        return await self.client.post("/classify", json=body)
+
+
+def _scalar(row: dict[str, Any]) -> float:
+    probs = row["probs"]
+    if len(probs) != 1:
+        raise ValueError(f"{len(probs)} labels; a critic has one")
+    return float(probs[0])

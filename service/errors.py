@@ -1,0 +1,109 @@
+"""What a caller is told when something is wrong: OpenAI's error shape. The status is chosen where
+the error is born; this is the one place that turns exceptions into answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from search.errors import (
+    ContextTooLong,
+    CriticError,
+    PolicyError,
+    PolicyRefused,
+    SandboxError,
+)
+
+log = structlog.get_logger()
+
+
+class ApiError(Exception):
+    """An answer that is not a success. ``message`` says what to do."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.param = status, message, code, param
+        self.headers = headers or {}
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return {
+            "error": {
+                "message": self.message,
+                "type": _type_of(self.status),
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+
+def _type_of(status: int) -> str:
+    if status == 401:
+        return "authentication_error"
+    if status == 404:
+        return "not_found_error"
+    if status == 429:
+        return "rate_limit_error"
+    return "invalid_request_error" if status < 500 else "server_error"
+
+
+def api_error(error: Exception) -> ApiError:
+    """What a caller is told of an error of search's."""
+    match error:
+        case ApiError():
+            return error
+        case ContextTooLong():
+            return ApiError(400, str(error), code="context_length_exceeded", param="messages")
+        case PolicyRefused() if error.status < 500 and error.status not in (401, 403):
+            return ApiError(error.status, f"policy: {error}", code="policy_refused")
+        case PolicyError():
+            return ApiError(502, f"policy: {error}", code="policy_error")
+        case CriticError():
+            return ApiError(502, f"critic: {error}", code="critic_error")
+        case SandboxError():
+            return ApiError(502, f"sandbox: {error}", code="sandbox_error")
+    return ApiError(500, "internal error; the log has more", code="internal_error")
+
+
+def install(app: FastAPI) -> None:
+    """Answer every exception of ``app`` in this shape."""
+
+    async def answer(request: Request, error: Exception) -> JSONResponse:
+        told = api_error(error)
+        if told.status == 500:
+            log.exception("unhandled error", path=request.url.path, exc_info=error)
+        return JSONResponse(told.body, told.status, told.headers)
+
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "body")
+        message = f"{where}: {first['msg']}" if where else str(first["msg"])
+        told = ApiError(400, message, param=where or None, code="invalid_value")
+        return JSONResponse(told.body, told.status)
+
+    async def http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        message = str(error.detail)
+        if error.status_code == 404 and message == "Not Found":
+            message = f"there is no route {request.method} {request.url.path}; see /docs"
+        told = ApiError(error.status_code, message)
+        return JSONResponse(told.body, told.status, error.headers)
+
+    for kind in (ApiError, ContextTooLong, PolicyError, CriticError, SandboxError, Exception):
+        app.add_exception_handler(kind, answer)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)

@@ -1,0 +1,99 @@
+"""The policies, critics and sandbox providers of one process, by name: the one place that chooses
+implementations."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from types import TracebackType
+from typing import Any, TypeVar
+
+from search.contracts import Critic, Policy, SandboxProvider
+from search.fakes import ConstantCritic, FakePolicy, FakeSandboxes, saying
+from service.critics.torch_critic import TorchCritic
+from service.critics.vllm import VllmCritic
+from service.errors import ApiError
+from service.policies.openai_endpoint import OpenAIPolicy
+from service.sandboxes.bubblewrap import BubblewrapProvider
+from service.sandboxes.swerex import SwerexProvider
+from service.settings import Settings
+
+T = TypeVar("T")
+
+POLICIES: Mapping[str, Callable[[str, Any], Policy]] = {
+    "openai": OpenAIPolicy,
+    "fake": lambda name, settings: FakePolicy(saying(*settings.says), name=name),
+}
+CRITICS: Mapping[str, Callable[[str, Any], Critic]] = {
+    "vllm": VllmCritic,
+    "torch": TorchCritic,
+    "constant": lambda name, settings: ConstantCritic(settings.q),
+}
+SANDBOXES: Mapping[str, Callable[[Any], SandboxProvider]] = {
+    "bubblewrap": BubblewrapProvider,
+    "swerex": SwerexProvider,
+    "fake": lambda settings: FakeSandboxes(),
+}
+
+
+class Parts:
+    """An async context manager: leaving it closes all parts."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stack = AsyncExitStack()
+        self.policies: dict[str, Policy] = {}
+        self.critics: dict[str, Critic] = {}
+        self.sandboxes: dict[str, SandboxProvider] = {}
+
+    async def __aenter__(self) -> Parts:
+        for name, policy in self._settings.policies.items():
+            self.policies[name] = self._closing(POLICIES[policy.type](name, policy))
+        for name, critic in self._settings.critics.items():
+            made = await asyncio.to_thread(CRITICS[critic.type], name, critic)
+            self.critics[name] = self._closing(made)
+        for name, sandbox in self._settings.sandboxes.items():
+            provider = SANDBOXES[sandbox.type](sandbox)
+            if isinstance(provider, AbstractAsyncContextManager):
+                await self._stack.enter_async_context(provider)
+            self.sandboxes[name] = provider
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._stack.aclose()
+
+    def _closing(self, part: T) -> T:
+        if close := getattr(part, "close", None):
+            self._stack.push_async_callback(close)
+        return part
+
+    def policy(self, name: str | None) -> Policy:
+        """Raises: ``ApiError`` 404 for a name that is not there."""
+        return _named("model", "model_not_found", self.policies, name)
+
+    def critic(self, name: str | None) -> Critic | None:
+        """``None`` for ``"none"``, or where no critic is set up and none is named."""
+        if name == "none" or (name is None and not self.critics):
+            return None
+        return _named("critic", "critic_not_found", self.critics, name)
+
+    def sandbox(self, name: str | None) -> SandboxProvider:
+        return _named("sandbox", "sandbox_not_found", self.sandboxes, name)
+
+
+def _named(kind: str, code: str, parts: dict[str, T], name: str | None) -> T:
+    if name is None:
+        if not parts:
+            raise ApiError(503, f"no {kind} is set up", code=code, param=kind)
+        return next(iter(parts.values()))
+    if name not in parts:
+        there = ", ".join(parts) or "none"
+        message = f"there is no {kind} {name!r}; there are: {there}"
+        raise ApiError(404, message, code=code, param=kind)
+    return parts[name]

@@ -1,0 +1,1 @@
+"""Policies behind search's contract."""

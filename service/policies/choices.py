@@ -1,0 +1,98 @@
+"""One choice of a chat completion, put together from its stream. Knows nothing of HTTP.
+
+What comes out is the choice as the endpoint would have answered it without ``stream``: text and
+arguments of tools are joined, every other field is taken as it came.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pilotfish import Message
+from search.contracts import Sample
+
+
+class Choice:
+    """One choice while its chunks come in."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.message: dict[str, Any] = {"role": "assistant"}
+        self.other: dict[str, Any] = {}
+        self.finish_reason: str | None = None
+        self._texts: dict[str, list[str]] = {}
+        self._arguments: dict[int, list[str]] = {}
+        self._calls: dict[int, dict[str, Any]] = {}
+        self._logprobs: list[dict[str, Any]] = []
+        self._chunks = 0
+
+    def add(self, chunk: dict[str, Any]) -> None:
+        """Take one element of a chunk's ``choices``."""
+        for name, value in (chunk.get("delta") or {}).items():
+            self._add_delta(name, value)
+        if logprobs := chunk.get("logprobs"):
+            self._logprobs += logprobs.get("content") or []
+        self.finish_reason = chunk.get("finish_reason") or self.finish_reason
+        for name, value in chunk.items():
+            if name not in ("index", "delta", "logprobs", "finish_reason") and value is not None:
+                self.other[name] = value
+        self._chunks += 1
+
+    def _add_delta(self, name: str, value: Any) -> None:
+        if name == "tool_calls":
+            for call in value or []:
+                self._add_call(call)
+        elif isinstance(value, str) and name != "role":
+            self._texts.setdefault(name, []).append(value)
+        elif value is not None:
+            self.message[name] = value
+
+    def _add_call(self, chunk: dict[str, Any]) -> None:
+        position = chunk.get("index", len(self._calls))
+        call = self._calls.setdefault(position, {"id": None, "type": "function", "function": {}})
+        for name, value in chunk.items():
+            if name not in ("index", "function") and value is not None:
+                call[name] = value
+        for name, value in (chunk.get("function") or {}).items():
+            if name == "arguments":
+                self._arguments.setdefault(position, []).append(value or "")
+            elif value is not None:
+                call["function"][name] = value
+
+    @property
+    def tokens(self) -> int:
+        """Tokens as far as the stream shows them."""
+        return len(self._logprobs) or max(0, self._chunks - 1)
+
+    def finish(self) -> dict[str, Any]:
+        """The whole choice."""
+        message = dict(self.message)
+        message["content"] = None
+        message |= {name: "".join(parts) for name, parts in self._texts.items()}
+        calls = [call for _, call in sorted(self._calls.items())]
+        for position, call in sorted(self._calls.items()):
+            call["function"]["arguments"] = "".join(self._arguments.get(position, []))
+        if calls:
+            message["tool_calls"] = calls
+            message["content"] = message["content"] or None
+        return {
+            "index": self.index,
+            "message": message,
+            "logprobs": {"content": self._logprobs} if self._logprobs else None,
+            "finish_reason": self.finish_reason,
+            **self.other,
+        }
+
+
+def sample_of(choice: dict[str, Any], *, tokens: int, prompt_tokens: int) -> Sample:
+    """A sample from a whole choice."""
+    content = (choice.get("logprobs") or {}).get("content")
+    return Sample(
+        index=choice["index"],
+        message=Message.model_validate(choice["message"]),
+        logprob=sum(token["logprob"] for token in content) if content else None,
+        tokens=len(content) if content else tokens,
+        prompt_tokens=prompt_tokens,
+        finish_reason=choice.get("finish_reason"),
+        raw=choice,
+    )

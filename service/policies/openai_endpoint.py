@@ -1,0 +1,222 @@
+"""A policy behind an OpenAI-compatible chat completions endpoint. Knows nothing of search.
+
+K candidates are asked for in one streamed request (``n=K``), so that they share their prefill, and
+each is handed on the moment it is complete; closing the generator closes the stream, upon which
+vLLM stops decoding. An endpoint without ``n`` gets K requests at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import httpx
+import stamina
+
+from pilotfish import Message
+from pilotfish.strategy import Sampling
+from search.contracts import Sample
+from search.errors import ContextTooLong, PolicyError, PolicyRefused
+from service.policies.choices import Choice, sample_of
+from service.settings import EndpointPolicy
+
+_TOO_LONG = re.compile(r"context length|context_length|max_model_len|too many tokens", re.I)
+_RETRIED = (408, 429, 502, 503, 504)
+
+
+class _Busy(Exception):
+    """The endpoint did not take the request; nothing was generated."""
+
+
+class OpenAIPolicy:
+    """``name`` is what callers know it by; ``settings.model`` what the endpoint does."""
+
+    def __init__(self, name: str, settings: EndpointPolicy) -> None:
+        self.name, self.settings = name, settings
+        headers = {}
+        if settings.key is not None:
+            headers["Authorization"] = f"Bearer {settings.key.get_secret_value()}"
+        self.client = httpx.AsyncClient(
+            base_url=settings.url.rstrip("/"),
+            headers=headers,
+            timeout=httpx.Timeout(settings.timeout, connect=10.0),
+            limits=httpx.Limits(max_connections=settings.max_connections),
+        )
+
+    async def close(self) -> None:
+        await self.client.aclose()
+
+    async def sample(
+        self, state: Sequence[Message], n: int, sampling: Sampling, *, session: str | None = None
+    ) -> AsyncGenerator[Sample, None]:
+        body = self._body(state, sampling)
+        if self.settings.n or n == 1:
+            samples = self._request(body | {"n": n} if n > 1 else body)
+        else:
+            samples = self._requests(body, n)
+        async with aclosing(samples):
+            async for sample in samples:
+                yield sample
+
+    @asynccontextmanager
+    async def forward(self, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:
+        """The endpoint's own answer to ``body``, its content not yet read. Raises as ``sample``."""
+        async with self._open(body) as response:
+            yield response
+
+    def _body(self, state: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
+        own = sampling.model_dump(exclude={"extra"}, exclude_none=True)
+        body = own | sampling.extra
+        body |= {"model": self.settings.model, "messages": [m.wire() for m in state]}
+        if self.settings.logprobs:
+            body.setdefault("logprobs", True)
+        return body
+
+    async def _requests(self, body: dict[str, Any], n: int) -> AsyncGenerator[Sample, None]:
+        """One request for each candidate. One that fails costs only itself."""
+        arrived: asyncio.Queue[Sample] = asyncio.Queue()
+        errors: list[PolicyError] = []
+
+        async def one(index: int) -> None:
+            seeded = {} if body.get("seed") is None else {"seed": body["seed"] + index}
+            try:
+                async for sample in self._request(body | seeded):
+                    await arrived.put(sample.model_copy(update={"index": index}))
+            except PolicyError as error:
+                errors.append(error)
+                await arrived.put(Sample(index=index, error=str(error)))
+
+        tasks = [asyncio.create_task(one(index)) for index in range(n)]
+        try:
+            for _ in range(n):
+                sample = await arrived.get()
+                if len(errors) == n:
+                    raise errors[0]
+                yield sample
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _request(self, body: dict[str, Any]) -> AsyncGenerator[Sample, None]:
+        if body.get("n", 1) == 1:
+            for sample in await self._whole(body):
+                yield sample
+            return
+        choices: dict[int, Choice] = {}
+        held: Sample | None = None  # the last to finish waits for the usage that follows it
+        prompt_tokens = 0
+        finished = 0
+        body = body | {"stream": True, "stream_options": {"include_usage": True}}
+        async with self._open(body) as response:
+            async for chunk in _events(response):
+                if error := chunk.get("error"):
+                    raise PolicyError(str(error.get("message", error)))
+                if usage := chunk.get("usage"):
+                    prompt_tokens = usage.get("prompt_tokens", 0)
+                for element in chunk.get("choices") or []:
+                    choice = choices.setdefault(element["index"], Choice(element["index"]))
+                    choice.add(element)
+                    if element.get("finish_reason"):
+                        finished += 1
+                        sample = sample_of(
+                            choice.finish(), tokens=choice.tokens, prompt_tokens=prompt_tokens
+                        )
+                        if finished < body["n"]:
+                            yield sample
+                        else:
+                            held = sample
+        if held is not None:
+            yield held.model_copy(update={"prompt_tokens": prompt_tokens})
+        elif finished < body["n"]:
+            raise PolicyError(f"the stream ended after {finished} of {body['n']} candidates")
+
+    async def _whole(self, body: dict[str, Any]) -> list[Sample]:
+        """One candidate needs no stream: nothing is scored before it is complete."""
+        async with self._open(body) as response:
+            await response.aread()
+        answer = _json(response)
+        usage = answer.get("usage") or {}
+        try:
+            return [
+                sample_of(
+                    choice,
+                    tokens=usage.get("completion_tokens", 0),
+                    prompt_tokens=usage.get("prompt_tokens", 0),
+                )
+                for choice in answer["choices"]
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise PolicyError(f"not a chat completion: {response.text[:200]!r}") from error
+
+    @asynccontextmanager
+    async def _open(self, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:
+        """The response, once it is known to be one. Tried again only where nothing was generated.
+
+        Raises: ``ContextTooLong``, ``PolicyRefused``, ``PolicyError``.
+        """
+        try:
+            response = await self._send(body)
+            try:
+                yield response
+            finally:
+                await response.aclose()
+        except _Busy as error:
+            raise PolicyError(str(error)) from error
+        except httpx.TimeoutException as error:
+            raise PolicyError(
+                f"no answer from {self.settings.url} in {self.settings.timeout:g} s"
+            ) from error
+        except httpx.HTTPError as error:
+            what = str(error) or type(error).__name__
+            raise PolicyError(f"{self.settings.url}: {what}") from error
+
+    @stamina.retry(on=(_Busy, httpx.ConnectError), attempts=4, timeout=30.0, wait_max=5.0)
+    async def _send(self, body: dict[str, Any]) -> httpx.Response:
+        request = self.client.build_request("POST", "/chat/completions", json=body)
+        response = await self.client.send(request, stream=True)
+        if response.status_code < 400:
+            return response
+        await response.aread()
+        await response.aclose()
+        if response.status_code in _RETRIED:
+            raise _Busy(f"{self.settings.url} answers {response.status_code}")
+        answer = _json(response, strict=False)
+        error = answer.get("error") or answer
+        message = str(error.get("message") or error)
+        if response.status_code in (400, 413) and _TOO_LONG.search(message):
+            raise ContextTooLong(message)
+        raise PolicyRefused(message, response.status_code, answer)
+
+
+async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+    """The data of a stream of server-sent events, up to ``[DONE]``."""
+    async for line in response.aiter_lines():
+        if not line.startswith("data:"):
+            continue
+        data = line[5:].strip()
+        if data == "[DONE]":
+            return
+        try:
+            chunk = json.loads(data)
+        except ValueError as error:
+            raise PolicyError(f"not JSON in the stream: {data[:200]!r}") from error
+        if not isinstance(chunk, dict):
+            raise PolicyError(f"not a chunk in the stream: {data[:200]!r}")
+        yield chunk
+
+
+def _json(response: httpx.Response, *, strict: bool = True) -> dict[str, Any]:
+    try:
+        answer = response.json()
+    except ValueError:
+        answer = None
+    if isinstance(answer, dict):
+        return answer
+    if strict:
+        raise PolicyError(f"not a chat completion: {response.text[:200]!r}")
+    return {"message": response.text[:500] or response.reason_phrase}

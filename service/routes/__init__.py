@@ -1,0 +1,1 @@
+"""HTTP routes, one file a noun. A handler gets what it needs and awaits it."""

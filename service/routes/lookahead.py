@@ -1,0 +1,89 @@
+"""``/v1/lookahead``, ``/v1/score`` and ``/v1/selections``: the critic and the operators, bare."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Request
+
+from pilotfish.api import (
+    LookaheadRequest,
+    LookaheadResponse,
+    ScoreRequest,
+    ScoreResponse,
+    SelectionRequest,
+    SelectionResponse,
+)
+from pilotfish.trajectory import Trajectory
+from search.contracts import Critic
+from search.selection import select
+from service.errors import ApiError
+from service.routes.context import InContext, while_present
+from service.routes.guide import Given, guided_step
+
+router = APIRouter(prefix="/v1", tags=["critic"])
+
+
+@router.post("/lookahead")
+async def lookahead(
+    body: LookaheadRequest, request: Request, context: InContext
+) -> LookaheadResponse:
+    """Decide one step: K candidates, Q for each, the choice and its reason. Nothing is executed."""
+    strategy = body.lookahead
+    critic = context.parts.critic(body.critic)
+    if body.candidates is not None:
+        policy = Given(body.candidates)
+        strategy = strategy.model_copy(update={"k": len(body.candidates)})
+    else:
+        policy = context.parts.policy(body.model)  # type: ignore[assignment]
+    with context.permit():
+        step = guided_step(policy, critic, body.messages, strategy, body.session)
+        decision = await while_present(request, step)
+    return LookaheadResponse(decision=decision, message=decision.message)
+
+
+@router.post("/score")
+async def score(body: ScoreRequest, request: Request, context: InContext) -> ScoreResponse:
+    """Q of candidates in a state, or of every agent turn of a history."""
+    critic = _needed(context.parts.critic(body.critic))
+    with context.permit():
+        if body.candidates is None:
+            work = critic.score_turns(body.messages)
+        else:
+            work = critic.score(body.messages, body.candidates, session=body.session)
+        return ScoreResponse(critic=critic.name, q=await while_present(request, work))
+
+
+@router.post("/selections")
+async def selections(
+    body: SelectionRequest, request: Request, context: InContext
+) -> SelectionResponse:
+    """Rank finished trajectories, and choose one or abstain."""
+    with context.permit():
+        if body.rescore:
+            critic = _needed(context.parts.critic(body.critic))
+            await while_present(request, _rescore(critic, body.trajectories))
+    choice = select(body.trajectories, abstain_below=body.abstain_below)
+    return SelectionResponse(
+        chosen=choice.chosen,
+        ranking=choice.ranking,
+        q=[trajectory.last_q for trajectory in body.trajectories],
+        reason=choice.reason,
+    )
+
+
+async def _rescore(critic: Critic, trajectories: list[Trajectory]) -> None:
+    async def one(trajectory: Trajectory) -> None:
+        qs = await critic.score_turns(trajectory.messages)
+        for step, q in zip(trajectory.steps, qs, strict=True):
+            step.decision.winner.q = q
+
+    async with asyncio.TaskGroup() as group:
+        for trajectory in trajectories:
+            group.create_task(one(trajectory))
+
+
+def _needed(critic: Critic | None) -> Critic:
+    if critic is None:
+        raise ApiError(503, "no critic is set up", code="critic_not_found", param="critic")
+    return critic

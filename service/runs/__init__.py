@@ -1,0 +1,1 @@
+"""Guided runs of tasks: their state in Redis, and the workers that execute them."""

@@ -1,0 +1,167 @@
+"""Executes runs. The only file that knows docket, which delivers each run to one worker, gives it
+to another when that one falls silent, and carries cancellations. Knows nothing of HTTP.
+
+Docket is given the run's id alone: what a run is stands in its request and its journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+import structlog
+from docket import Docket, Worker
+
+from pilotfish.api import RunRequest
+from search.run import Run, RunResult
+from service.errors import api_error
+from service.metrics import RUNS, TRAJECTORIES
+from service.parts import Parts
+from service.redis_state import RedisState, RunGone
+from service.settings import Settings
+
+log = structlog.get_logger()
+_TASK = "execute_run"
+
+
+class RunQueue:
+    """Hands runs to workers. An async context manager."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.docket = Docket(
+            name="pilotfish-docket",
+            url=settings.redis_url,
+            execution_ttl=timedelta(seconds=min(settings.run_lifetime, 900)),
+        )
+
+    async def __aenter__(self) -> RunQueue:
+        await self.docket.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.docket.__aexit__(kind, error, trace)
+
+    async def put(self, run_id: str) -> None:
+        """Queue a run. The same id twice is one run."""
+        await self.docket.add(_TASK, key=run_id)(run_id)
+
+    async def cancel(self, run_id: str) -> None:
+        """Take it out of the queue, or tell its worker to stop."""
+        await self.docket.cancel(run_id)
+
+
+class RunWorker:
+    """Executes queued runs, ``settings.concurrent_runs`` at once. An async context manager: on the
+    way out it stops, and leaves what it was at to other workers."""
+
+    def __init__(
+        self, settings: Settings, parts: Parts, state: RedisState, queue: RunQueue
+    ) -> None:
+        self._settings, self._parts, self._state, self._queue = settings, parts, state, queue
+        self._loop: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> RunWorker:
+        async def execute_run(run_id: str) -> None:
+            await self._execute(run_id)
+
+        self._queue.docket.register(execute_run, names=[_TASK])
+        self._loop = asyncio.create_task(self._work(), name="run worker")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._loop is not None
+        self._loop.cancel()
+        await asyncio.gather(self._loop, return_exceptions=True)
+
+    @property
+    def alive(self) -> bool:
+        return self._loop is not None and not self._loop.done()
+
+    async def _work(self) -> None:
+        async with Worker(
+            self._queue.docket,
+            concurrency=self._settings.concurrent_runs,
+            redelivery_timeout=timedelta(seconds=self._settings.lease),
+            minimum_check_interval=timedelta(milliseconds=50),
+            schedule_automatic_tasks=False,
+        ) as worker:
+            await worker.run_forever()
+
+    async def _execute(self, run_id: str) -> None:
+        try:
+            request = RunRequest.model_validate_json(await self._state.request(run_id))
+        except RunGone:
+            log.warning("run is gone", run=run_id)
+            return
+        if not await self._state.move(run_id, "running", after=("queued", "running")):
+            await self._cancelled(run_id)
+            return
+        RUNS.labels("started").inc()
+        try:
+            result = await self._run(run_id, request)
+        except asyncio.CancelledError:
+            # A cancellation that nobody asked for is this worker's own end: another goes on.
+            if (await asyncio.shield(self._state.summary(run_id)))["status"] == "cancelling":
+                await asyncio.shield(self._cancelled(run_id))
+            raise
+        except Exception as error:
+            log.exception("run failed", run=run_id)
+            await self._finish(run_id, "failed", {"error": api_error(_cause(error)).message})
+            return
+        status = "failed" if _hopeless(result) else "succeeded"
+        await self._finish(run_id, status, _outcome(result))
+        for trajectory in result.trajectories:
+            TRAJECTORIES.labels(trajectory.exit_status).inc()
+
+    async def _run(self, run_id: str, request: RunRequest) -> RunResult:
+        run = Run(
+            request.task,
+            self._parts.policy(request.model),
+            self._parts.critic(request.critic),
+            self._parts.sandbox(request.sandbox),
+            request.strategy,
+            self._state.journal(run_id),
+            labels={"run": run_id},
+        )
+        return await run.run()
+
+    async def _cancelled(self, run_id: str) -> None:
+        await self._finish(run_id, "cancelled", {"error": None})
+
+    async def _finish(self, run_id: str, status: str, result: dict[str, Any]) -> None:
+        await self._state.finish(run_id, status, result)
+        await self._state.journal(run_id).append("run_ended", status=status, **result)
+        RUNS.labels(status).inc()
+
+
+def _outcome(result: RunResult) -> dict[str, Any]:
+    return {
+        "selected": result.selected,
+        "ranking": result.ranking,
+        "reason": result.reason,
+        "usage": result.usage.model_dump(),
+        "error": None,
+    }
+
+
+def _hopeless(result: RunResult) -> bool:
+    """Nothing was done that could be selected: every trajectory failed before its first step."""
+    return all(not t.steps and t.exit_status != "Submitted" for t in result.trajectories)
+
+
+def _cause(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error

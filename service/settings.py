@@ -1,0 +1,138 @@
+"""Settings, by environment (``PILOTFISH_...``, nested by ``__``) and YAML (the file that
+``PILOTFISH_CONFIG`` names). The environment wins. Knows no implementation."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+from service.sandboxes.bubblewrap import BubblewrapSettings
+from service.sandboxes.swerex import SwerexSettings
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class EndpointPolicy(_Part):
+    """A policy behind an OpenAI-compatible endpoint: vLLM, or any other."""
+
+    type: Literal["openai"] = "openai"
+    url: str
+    """Up to and with ``/v1``."""
+    model: str
+    """Its name there."""
+    key: SecretStr | None = None
+    timeout: float = Field(default=3600.0, gt=0)
+    """Seconds of one generation."""
+    n: bool = True
+    """Whether it takes ``n``; if not, K requests are made at once."""
+    logprobs: bool = True
+    """Whether to ask for log-probabilities, which break ties."""
+    max_connections: int = Field(default=512, ge=1)
+
+
+class FakePolicySettings(_Part):
+    """Says the same for every state: for trying a scaffold without a model."""
+
+    type: Literal["fake"]
+    says: list[str] = Field(min_length=1)
+
+
+class VllmCriticSettings(_Part):
+    """A critic's checkpoint, served by vLLM's pooling runner."""
+
+    type: Literal["vllm"] = "vllm"
+    url: str
+    """Without a path."""
+    model: str
+    """Its name there."""
+    checkpoint: str
+    """The folder that it serves: its tokenizer and ``critic.json`` are read from here."""
+    key: SecretStr | None = None
+    timeout: float = Field(default=120.0, gt=0)
+    max_connections: int = Field(default=512, ge=1)
+
+
+class TorchCriticSettings(_Part):
+    """A critic's checkpoint, loaded into this process."""
+
+    type: Literal["torch"]
+    checkpoint: str
+
+
+class ConstantCriticSettings(_Part):
+    """The same Q for everything: a baseline."""
+
+    type: Literal["constant"]
+    q: float = Field(default=0.5, ge=0, le=1)
+
+
+class FakeSandboxSettings(_Part):
+    """Runs nothing: for tests."""
+
+    type: Literal["fake"]
+
+
+PolicySettings = Annotated[EndpointPolicy | FakePolicySettings, Field(discriminator="type")]
+CriticSettings = Annotated[
+    VllmCriticSettings | TorchCriticSettings | ConstantCriticSettings, Field(discriminator="type")
+]
+SandboxSettings = Annotated[
+    BubblewrapSettings | SwerexSettings | FakeSandboxSettings, Field(discriminator="type")
+]
+
+
+class Settings(BaseSettings):
+    """All settings of one process. The first of each dictionary is the default one."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PILOTFISH_", env_nested_delimiter="__", extra="forbid"
+    )
+
+    policies: dict[str, PolicySettings] = Field(default_factory=dict)
+    critics: dict[str, CriticSettings] = Field(default_factory=dict)
+    sandboxes: dict[str, SandboxSettings] = Field(default={"bubblewrap": BubblewrapSettings()})
+    redis_url: str = "redis://localhost:6379/0"
+    keys: list[SecretStr] = Field(default_factory=list)
+    """Bearer keys that may call; none leaves every route open."""
+    lookahead_k: int = Field(default=4, ge=1, le=64)
+    """K of a guided chat completion that names none."""
+    guide_by_default: bool = True
+    """Whether the bare model name is guided; ``NAME:plain`` never is, ``NAME:lookahead`` always."""
+    worker: bool = True
+    """Whether this process also executes runs."""
+    concurrent_runs: int = Field(default=32, ge=1)
+    """Runs that one worker executes at once."""
+    concurrent_requests: int = Field(default=256, ge=1)
+    """Guided requests under way at once; more are answered 429."""
+    run_lifetime: float = Field(default=7 * 86400.0, gt=0)
+    """Seconds that Redis keeps a run after its last entry."""
+    lease: float = Field(default=30.0, gt=1)
+    """Seconds after which a silent worker's runs go to another."""
+    keepalive: float = Field(default=15.0, gt=0)
+    """Seconds between comments in a stream that has nothing to say yet."""
+    max_body_mb: float = Field(default=32.0, gt=0)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        sources = [init_settings, env_settings]
+        if path := os.environ.get("PILOTFISH_CONFIG"):
+            sources.append(YamlConfigSettingsSource(settings_cls, yaml_file=path))
+        return tuple(sources)
