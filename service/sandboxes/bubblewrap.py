@@ -265,12 +265,12 @@ class BubblewrapProvider:
 
     def _file_system(self, inherited: Inherited, workdir: str) -> list[str]:
         size = str(self.settings.disk)
-        shown = ["/usr", *map(str, self.settings.binds)]
+        prefix = self._python()[1]
+        further = [*map(str, self.settings.binds), *([prefix] if prefix else [])]
         arguments = []
         for path in ("/etc", "/run", "/var"):
             arguments += ["--perms", "0755", "--dir", path]
-        for path in shown:
-            arguments += ["--ro-bind", path, path]
+        arguments += ["--ro-bind", "/usr", "/usr"]
         for path in SYSTEM:
             if os.path.islink(path):
                 arguments += ["--symlink", os.readlink(path), path]
@@ -281,23 +281,17 @@ class BubblewrapProvider:
         for path, text in FILES.items():
             fd = inherited.add(open_memory(text.encode()))
             arguments += ["--perms", "0444", "--ro-bind-data", str(fd), path]
-        prefix = self._python()[1]
-        if prefix:
-            # By descriptor, because its host user may not be allowed to walk there.
-            fd = inherited.add(os.open(prefix, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-            arguments += ["--ro-bind-fd", str(fd), prefix]
-        for path in shown:
-            if PROJECT.is_relative_to(path):
-                arguments += ["--size", "4096", "--tmpfs", str(PROJECT)]
-                arguments += ["--remount-ro", str(PROJECT)]
-        return [
-            *arguments,
+        arguments += [
             *("--proc", "/proc", "--dev", "/dev"),
             *("--size", size, "--perms", "1777", "--tmpfs", "/dev/shm", "--remount-ro", "/dev"),
             *("--size", size, "--perms", "1777", "--tmpfs", "/tmp"),
             *("--symlink", "/tmp", "/var/tmp"),
-            *("--size", size, "--tmpfs", workdir),
         ]
+        for path in further:
+            arguments += ["--ro-bind", path, path]
+        if any(PROJECT.is_relative_to(path) for path in ("/usr", *further)):
+            arguments += ["--size", "4096", "--tmpfs", str(PROJECT), "--remount-ro", str(PROJECT)]
+        return [*arguments, "--size", size, "--tmpfs", workdir]
 
     def _guest(self, inherited: Inherited, listener: int, workdir: str) -> list[str]:
         settings = self.settings
@@ -340,15 +334,22 @@ class BubblewrapProvider:
 
     def _python(self) -> tuple[str, str]:
         """The interpreter inside, and the folder that has to be shown for it, if any."""
-        for python in [
-            self.settings.python,
-            Path("/usr/bin/python3"),
-            Path("/usr/local/bin/python3"),
-        ]:
-            if python is not None and python.exists():
-                prefix = str(python.resolve().parent.parent)
-                return str(python.resolve()), "" if prefix in ("/usr", "/usr/local") else prefix
-        return f"{sys.base_prefix}/bin/python3", sys.base_prefix
+        usual = [Path("/usr/bin/python3"), Path("/usr/local/bin/python3")]
+        chosen = [self.settings.python] if self.settings.python else usual
+        for python in [*chosen, Path(sys.base_prefix, "bin", "python3")]:
+            if python.exists():
+                real = python.resolve()
+                prefix = real.parent.parent
+                if prefix in (Path("/usr"), Path("/usr/local")):
+                    return str(real), ""
+                if os.getuid() == 0 and not all(f.stat().st_mode & 0o001 for f in real.parents):
+                    # Bubblewrap runs as another user, who may not walk there.
+                    raise SandboxError(
+                        f"sandboxes cannot use {real}, which only root can reach: install one for"
+                        " all (apt-get install python3), or set `python`"
+                    )
+                return str(real), str(prefix)
+        raise SandboxError(f"there is no interpreter {chosen[0]}")
 
     # ---- the sandbox's handle
 

@@ -126,6 +126,18 @@ class Process:
         self.session = int(fields[3])
         self.started = int(fields[19])
         self.rss = int(fields[21]) * resource.getpagesize()
+        """What is shared with others is counted in each of them: an upper bound."""
+
+    def share(self) -> int:
+        """Bytes in memory, with what is shared divided among those who share it. Slow to find."""
+        try:
+            with open(f"/proc/{self.pid}/smaps_rollup", encoding="ascii") as file:
+                for line in file:
+                    if line.startswith("Pss:"):
+                        return int(line.split()[1]) * 1024
+        except OSError:
+            pass
+        return self.rss
 
 
 def processes() -> list[Process]:
@@ -539,19 +551,19 @@ class Guest:
     def _check_use(self) -> None:
         self.looked = time.monotonic()
         table = processes()
-        background: list[Process] = []
-        use: dict[Action | None, int] = {}
+        groups: dict[Action | None, list[Process]] = {None: []}
         for process in table:
             owner = self._owner(process)
-            if owner is not None and not owner.running:
-                owner = None
-            if owner is None:
-                background.append(process)
-            use[owner] = use.get(owner, 0) + process.rss
-        if len(background) > self.config["background"]:
+            background = owner is None or not owner.running
+            groups.setdefault(None if background else owner, []).append(process)
+        if len(groups[None]) > self.config["background"]:
             self._stop_group(None, "too many background processes")
-        elif sum(use.values()) > self.config["memory"]:
-            self._stop_group(max(use, key=lambda owner: use[owner]), "memory")
+        elif sum(process.rss for process in table) > self.config["memory"]:
+            use = {
+                owner: sum(process.share() for process in group) for owner, group in groups.items()
+            }
+            if sum(use.values()) > self.config["memory"]:
+                self._stop_group(max(use, key=lambda owner: use[owner]), "memory")
         files, before = self._files(), self.files
         self.files = files
         # Only who still makes more: what removes them has to be able to run.
