@@ -47,7 +47,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pilotfish import Task
 from search.errors import SandboxError, SandboxLost
-from service.local.process import ProcessId
+from service.local.process import ProcessId, collect
 from service.sandboxes.actions import GuestActions
 from service.sandboxes.server import RexServer
 from service.sandboxes.state import Record, StateFolder
@@ -379,8 +379,7 @@ class BubblewrapProvider:
             log.error("sandbox_not_killed", sandbox=record.id, pid=record.pid)
             return
         if outer is not None:
-            await ProcessId(outer.pid, 0).gone(10.0)
-            outer.wait()
+            await collect(outer, 10.0)
         if said := self.state.said(record.id):
             log.error("sandbox_server_failed", sandbox=record.id, said=said)
         self.state.remove(record.id)
