@@ -66,10 +66,17 @@ class RunWorker:
     ) -> None:
         self._settings, self._parts, self._state, self._queue = settings, parts, state, queue
         self._loop: asyncio.Task[None] | None = None
+        self._executing: set[asyncio.Task[Any]] = set()
 
     async def __aenter__(self) -> RunWorker:
         async def execute_run(run_id: str) -> None:
-            await self._execute(run_id)
+            task = asyncio.current_task()
+            assert task is not None
+            self._executing.add(task)
+            try:
+                await self._execute(run_id)
+            finally:
+                self._executing.discard(task)
 
         self._queue.docket.register(execute_run, names=[_TASK])
         self._loop = asyncio.create_task(self._work(), name="run worker")
@@ -82,8 +89,12 @@ class RunWorker:
         trace: TracebackType | None,
     ) -> None:
         assert self._loop is not None
-        self._loop.cancel()
-        await asyncio.gather(self._loop, return_exceptions=True)
+        # The loop alone would wait for the runs to end. Cancelled together with it, a run is not
+        # acknowledged, and goes to another worker when the lease is over.
+        ending = [self._loop, *self._executing]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
 
     @property
     def alive(self) -> bool:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 import httpx
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from pilotfish.api import (
     FINAL_STATUSES,
@@ -31,7 +31,7 @@ from pilotfish.api import (
     SelectionRequest,
     SelectionResponse,
 )
-from pilotfish.errors import ConnectionFailed, RequestTimeout, error_of
+from pilotfish.errors import BadRequest, ConnectionFailed, RequestTimeout, error_of
 from pilotfish.messages import Message
 from pilotfish.strategy import Lookahead, Strategy
 from pilotfish.task import Task
@@ -69,27 +69,35 @@ def _lookahead(
 ) -> _Call:
     given = {} if lookahead is None else {"lookahead": lookahead}
     chosen = {} if candidates is None else {"candidates": list(candidates)}
-    body = LookaheadRequest.model_validate(
-        {"messages": list(messages), **given, **chosen, **options}
-    )
+    body = _body(LookaheadRequest, {"messages": list(messages), **given, **chosen, **options})
     return _Call("POST", "/v1/lookahead", body)
 
 
 def _score(messages: Messages, candidates: Messages | None, options: dict[str, Any]) -> _Call:
     chosen = {} if candidates is None else {"candidates": list(candidates)}
-    body = ScoreRequest.model_validate({"messages": list(messages), **chosen, **options})
+    body = _body(ScoreRequest, {"messages": list(messages), **chosen, **options})
     return _Call("POST", "/v1/score", body)
 
 
 def _select(trajectories: Sequence[Trajectory], options: dict[str, Any]) -> _Call:
-    body = SelectionRequest.model_validate({"trajectories": list(trajectories), **options})
+    body = _body(SelectionRequest, {"trajectories": list(trajectories), **options})
     return _Call("POST", "/v1/selections", body)
 
 
 def _create(task: Task, strategy: Strategy | None, options: dict[str, Any]) -> _Call:
     given = {} if strategy is None else {"strategy": strategy}
-    body = RunRequest.model_validate({"task": task, **given, **options})
+    body = _body(RunRequest, {"task": task, **given, **options})
     return _Call("POST", "/v1/runs", body, retry=False)
+
+
+def _body(kind: type[Reply], fields: dict[str, Any]) -> Reply:
+    """A request, checked before it is sent."""
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BadRequest(f"{where}: {first['msg']}", status=400, param=where) from error
 
 
 def _headers(key: str | None) -> dict[str, str]:
