@@ -1,0 +1,103 @@
+"""The service's command line: ``python -m service serve | up``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+import uvicorn
+from pydantic import ValidationError
+from rich.console import Console
+
+from critic.errors import CriticInputError
+from search.errors import SearchError
+from service.app import create_app
+from service.local.stack import StackSettings, local_stack
+from service.settings import Settings
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+_errors = Console(stderr=True)
+
+
+@app.command()
+def serve(
+    host: str = "127.0.0.1",
+    port: int = 8700,
+) -> None:
+    """Serve with the settings of the environment (PILOTFISH_...) and of the YAML file that
+    PILOTFISH_CONFIG names. Redis, policy and critic run elsewhere."""
+    settings = Settings()
+    configure_logs(settings.log_level)
+    uvicorn.run(create_app(settings), host=host, port=port, access_log=False, log_level="warning")
+
+
+@app.command()
+def up(
+    policy: Annotated[Path, typer.Option(exists=True, help="Folder of a causal LM.")],
+    critic: Annotated[Path | None, typer.Option(exists=True, help="Folder of a critic.")] = None,
+    host: str = "127.0.0.1",
+    port: int = 8700,
+    name: Annotated[str, typer.Option(help="What callers know the policy by.")] = "policy",
+    max_model_len: int | None = None,
+    data: Annotated[Path | None, typer.Option(help="Folder that keeps runs.")] = None,
+    logs: Annotated[Path | None, typer.Option(help="Folder for the servers' logs.")] = None,
+) -> None:
+    """Everything on this machine: Redis, policy and critic on vLLM, sandboxes, the service."""
+    configure_logs("info")
+    settings = StackSettings(
+        policy=policy,
+        policy_name=name,
+        critics={"critic": critic} if critic else {},
+        host=host,
+        port=port,
+        max_model_len=max_model_len,
+        redis_data=data,
+        logs=logs,
+    )
+    asyncio.run(_up(settings))
+
+
+async def _up(settings: StackSettings) -> None:
+    async with local_stack(settings, report=lambda text: _errors.print(f"{text}...")) as url:
+        _errors.print(f"[green]Pilotfish is up:[/] {url}   docs: {url}/docs   stop: Ctrl-C")
+        await asyncio.Event().wait()
+
+
+def configure_logs(level: str) -> None:
+    """JSON lines on standard error."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+    )
+
+
+def main() -> None:
+    """Run, and put an error that the user can mend on a line."""
+    try:
+        app()
+    except (SearchError, CriticInputError) as error:
+        _errors.print(f"[red]error:[/] {error}", soft_wrap=True, highlight=False)
+        raise SystemExit(1) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        _errors.print(f"[red]error:[/] setting {where}: {first['msg']}", soft_wrap=True)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()
