@@ -71,7 +71,7 @@ def check_command(problem: Problem) -> str:
 
 def locate_command(name: str) -> str:
     kind = "class" if name[0].isupper() else "def"
-    return f'grep -n "{kind} {name}" *.py'
+    return f'grep -Hn "{kind} {name}" *.py'
 
 
 def view_command(rng: Random, name: str, where: str) -> str:

@@ -24,6 +24,7 @@ from examples.bugfix.commands import (
     locate_command,
     view_command,
 )
+from examples.bugfix.execution import namespace_of, outcome
 from examples.bugfix.families import FAMILIES
 from examples.bugfix.problem import SPLITS, Problem
 from examples.bugfix.sandbox import execute, workspace, write_files
@@ -101,8 +102,6 @@ def _look(attempt: Attempt) -> None:
         command = locate_command(entry)
         if rng.random() < 0.15:
             attempt.turn(attempt.pick("See what is here.", "List the files."), "ls")
-        if len(problem.files) == 1:
-            command = command.replace("grep -n", "grep -l")
         attempt.turn(thought, command)
     if rng.random() < 0.12:
         attempt.turn(attempt.pick("See it fail first.", "Reproduce it."), check_command(problem))
@@ -199,25 +198,23 @@ def _wrong_edits(attempt: Attempt) -> list[Edit]:
         edit
         for edit in edits_of(problem.files, {repair.owner, entry})
         if (edit.path, edit.number, edit.after) != (repair.path, repair.number, repair.after)
-        and _compiles(edit.apply(problem.files)[edit.path])
     ]
     rng.shuffle(edits)
     near = [edit for edit in edits if edit.number == repair.number and edit.path == repair.path]
     far = [edit for edit in edits if edit not in near]
     mixed: list[Edit] = []
-    for _ in range(MOST_EDITS):
+    for _ in range(2 * MOST_EDITS):
         source = near if (near and rng.random() < 0.5) or not far else far
-        if source:
-            mixed.append(source.pop())
+        edit = source.pop() if source else None
+        if edit is not None and _ends(edit.apply(problem.files), problem):
+            mixed.append(edit)
     return mixed
 
 
-def _compiles(text: str) -> bool:
-    try:
-        compile(text, "module", "exec")
-    except SyntaxError:
-        return False
-    return True
+def _ends(files: dict[str, str], problem: Problem) -> bool:
+    """Whether the code loads and the issue's example ends soon."""
+    space = namespace_of(files)
+    return space is not None and outcome(space, problem.symptom.case)[0] != "slow"
 
 
 def _job(item: tuple[Problem, int]) -> dict[str, object]:

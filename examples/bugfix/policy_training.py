@@ -5,7 +5,9 @@ One linear program: read, pack, train, save after every pass. What is unusual:
    outputs helps to copy from them, but there is far more of it.
 2. Trajectories are sorted by length within a window and padded to the longest of the batch;
    batches are cut by tokens.
-3. Training stops early on purpose: see README.md.
+3. Muon moves the matrices, AdamW the rest: on the same data Muon reaches a loss in about half the
+   tokens that AdamW needs.
+4. Training stops early on purpose: see README.md.
 
 python -m examples.bugfix.policy_training --data build/bugfix/demonstrations.jsonl \
     --tokenizer build/bugfix/tokenizer --out build/bugfix/policy
@@ -39,8 +41,8 @@ class Recipe:
     """The settings of one training."""
 
     passes: int = 4
-    batch_tokens: int = 6000
-    peak_rate: float = 2e-3
+    batch_tokens: int = 3000
+    peak_rate: float = 5e-3
     warmup_share: float = 0.05
     weight_decay: float = 0.1
     other_weight: float = 0.2
@@ -149,6 +151,29 @@ def rate_at(share: float, recipe: Recipe) -> float:
     return recipe.peak_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
+def optimizers_of(model: Qwen3ForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for embeddings and norms."""
+    named = list(model.named_parameters())
+    inner = [p for name, p in named if p.ndim == 2 and "embed" not in name]
+    outer = [p for name, p in named if p.ndim != 2 or "embed" in name]
+    return [
+        torch.optim.Muon(
+            inner,
+            lr=recipe.peak_rate,
+            weight_decay=recipe.weight_decay,
+            momentum=0.95,
+            adjust_lr_fn="match_rms_adamw",
+        ),
+        torch.optim.AdamW(outer, lr=recipe.peak_rate, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+def set_rate(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+
 def save_policy(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
     """A Hugging Face checkpoint that any server loads, in bfloat16."""
     copy = Qwen3ForCausalLM(model.config)
@@ -178,22 +203,14 @@ def train(
         else new_model(tokenizer)
     )
     model.to(device).train()
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": recipe.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
-        lr=recipe.peak_rate,
-        betas=(0.9, 0.95),
-    )
+    optimizers = optimizers_of(model, recipe)
     done = 0
     state_path = out / "state.pt"
     if state_path.exists():
         state = torch.load(state_path, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         done = state["passes"]
     pad = int(tokenizer.pad_token_id)
     began = time.monotonic()
@@ -203,14 +220,14 @@ def train(
             bar = progress.add_task(f"pass {number + 1}", total=len(cut))
             for step, rows in enumerate(cut):
                 rate = rate_at((number + step / len(cut)) / recipe.passes, recipe)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
+                set_rate(optimizers, rate)
                 data = collate(rows, pad, recipe.other_weight, device)
                 loss, own = loss_of(model, data)
                 torch.autograd.backward(loss)
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+                for optimizer in optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
                 progress.advance(bar)
                 if step % 10 == 0:
                     row = {
@@ -226,14 +243,12 @@ def train(
                     metrics.flush()
             save_policy(model, tokenizer, out / f"pass-{number + 1}")
             part = state_path.with_suffix(".part")
-            torch.save(
-                {
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "passes": number + 1,
-                },
-                part,
-            )
+            state = {
+                "model": model.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                "passes": number + 1,
+            }
+            torch.save(state, part)
             part.replace(state_path)
 
 

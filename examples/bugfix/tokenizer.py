@@ -1,13 +1,15 @@
 """The policy's tokenizer: byte-level BPE learned from demonstrations; knows no tasks or model.
 
-Digits stand alone, so that line numbers and values can be copied. The frame that every turn has
-is merged into few tokens by showing it to the trainer often; it is still plain text.
+What an agent copies has the same tokens wherever it stands: digits stand alone, and a space is
+never part of the word after it, but for common words that nobody copies. The frames of turns are
+pieces of their own and become single tokens; they are still plain text.
 
 python -m examples.bugfix.tokenizer
 """
 
 import argparse
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,19 +26,55 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 _FRAMES = (
+    "\n```bash\n",
     "```bash\n",
     "\n```",
     "<returncode>0</returncode>\n<output>\n",
-    "</output>",
     "<returncode>",
     "</returncode>\n<output>\n",
+    "</output>",
     "assistant\n",
     "user\n",
     "system\n",
+    "sed -i '",
+    "sed -i -e '",
+    "sed -n '",
+    "' -e '",
+    'grep -n -A8 "def ',
+    'grep -n -A10 "def ',
+    'grep -Hn "def ',
+    '" *.py',
+    "python3 -Bc 'from ",
+    " import ",
+    "; print(",
+    ".py",
+    '"""',
+    "' ",
+    '" ',
 )
-_SPLIT = (
-    r"```bash\n|\n```|<returncode>0</returncode>\n<output>\n|</?output>|</?returncode>"
-    r"|assistant\n|user\n|system\n|[0-9]| ?[A-Za-z]+|_[A-Za-z]+| ?[^\sA-Za-z0-9_]{1,3}|\n *|\s+|_"
+_WORDS = (
+    "the of is a an to should be give gives returns raises instead expected from got get must but "
+    "it found does not work wrong result results rely on over all both how many with whether that "
+    "and then each after by so such as line output matches done at out up uses used start value "
+    "this there somewhere behind mistake fails first last than no"
+)
+_SPLIT = "|".join(
+    [
+        *map(re.escape, _FRAMES),
+        rf" (?:{'|'.join(_WORDS.split())})(?![A-Za-z_(\[.])",
+        r"(?:def|class|return|for|if|elif|not|from|import|lambda) ",
+        r" (?:in|and|or|if|for|else) ",
+        r" [-+*/<>=!|%&]{1,3} ",
+        r"[0-9]",
+        r"[A-Za-z]+",
+        r"_[A-Za-z]+",
+        r"\(\[\{\"|\[\{\"|\", \"|\": |, \"|, |: |\(\"|\"\)|\(\[|\]\)|\[\"|\"\]|\{\"|\(\)",
+        r" +",
+        r"\n",
+        r"[^\sA-Za-z0-9_]",
+        r"\s",
+        r"_",
+    ]
 )
 
 
