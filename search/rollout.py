@@ -186,6 +186,7 @@ def new_trajectory(
     settings: RolloutSettings,
     *,
     seed: int | None,
+    slot: int = 0,
     attempt: int = 0,
 ) -> Trajectory:
     """A trajectory that has not begun."""
@@ -193,6 +194,7 @@ def new_trajectory(
         task_id=task.id,
         policy=policy,
         critic=critic,
+        slot=slot,
         attempt=attempt,
         seed=seed,
         prefix=[Message.system(settings.system_prompt), Message.user(task.statement)],

@@ -135,6 +135,7 @@ class Run:
             self.critic.name if self.critic else None,
             self.strategy.rollout,
             seed=self._seed(key),
+            slot=key[0],
             attempt=attempt,
         )
         await self.journal.append(

@@ -85,11 +85,13 @@ class Choice:
 
 
 def sample_of(choice: dict[str, Any], *, tokens: int, prompt_tokens: int) -> Sample:
-    """A sample from a whole choice."""
+    """A sample from a whole choice. ``raw`` keeps it as it came; the message, which goes into the
+    history, is without the fields that the endpoint left empty."""
+    said = {name: value for name, value in choice["message"].items() if value not in (None, [])}
     content = (choice.get("logprobs") or {}).get("content")
     return Sample(
         index=choice["index"],
-        message=Message.model_validate(choice["message"]),
+        message=Message.model_validate({"content": None, **said}),
         logprob=sum(token["logprob"] for token in content) if content else None,
         tokens=len(content) if content else tokens,
         prompt_tokens=prompt_tokens,

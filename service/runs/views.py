@@ -50,7 +50,7 @@ def _summary(number: int, begun: Begun, final: bool) -> TrajectorySummary:
     return TrajectorySummary(
         number=number,
         id=trajectory.id,
-        slot=begun.key[0],
+        slot=trajectory.slot,
         attempt=trajectory.attempt,
         exit_status=trajectory.exit_status or ("Cancelled" if final else None),
         exit_message=trajectory.exit_message,

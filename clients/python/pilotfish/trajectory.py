@@ -153,6 +153,8 @@ class Trajectory(BaseModel):
     task_id: str
     policy: str
     critic: str | None = None
+    slot: int = 0
+    """Which of a run's N trajectories it is, or was an attempt at."""
     attempt: int = 0
     """0 for the first; 1, 2... for those made because the one before did not submit."""
     seed: int | None = None

@@ -1,0 +1,59 @@
+# Every target does its own set-up. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help setup demo test test-fast test-vllm lint experiment retrain bench-step lock clean
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: .venv/done .venv-vllm/done ## Make the environments: ours, and one of vLLM's own
+
+demo: setup ## Watch an agent fix held-out bugs, alone and guided (about 12 minutes on two cores)
+	$(BIN)/python -m examples.bugfix.demo
+
+test: setup lint test-fast test-vllm ## All tests
+
+test-fast: .venv/done ## Tests that need no vLLM
+	$(PYTEST) -q -n auto -m "not vllm"
+
+test-vllm: setup ## End-to-end tests on real vLLM, started once
+	$(PYTEST) -q -m vllm
+
+lint: .venv/done ## ruff, mypy, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYTHONPATH=.:clients/python $(BIN)/lint-imports --no-cache
+
+experiment: setup ## Measure both operators on all held-out tasks; writes docs/experiments.md
+	$(BIN)/python -m examples.bugfix.experiment
+
+retrain: setup ## Remake policy and critic from nothing (hours on two cores; resumable)
+	$(BIN)/python -m examples.bugfix.recipe
+
+bench-step: setup ## What guidance costs a step, beside the policy alone; JSON in build/bench
+	$(BIN)/python -m benchmarks.step
+
+lock: .venv/done ## Write the versions in .venv to requirements.lock
+	$(BIN)/pip freeze --exclude-editable | sed "s/+cpu$$//" > requirements.lock
+
+clean: ## Remove environments and whatever was built
+	rm -rf .venv .venv-vllm build demo
+
+.venv/done: pyproject.toml clients/python/pyproject.toml requirements.lock deploy/system.sh
+	bash deploy/system.sh
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check torch -c requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock \
+		-e clients/python -e '.[dev]'
+	touch $@
+
+.venv-vllm/done: deploy/vllm.sh
+	bash deploy/vllm.sh $(PYTHON) .venv-vllm
+	touch $@

@@ -1,0 +1,273 @@
+"""The experiment: both operators on all held-out tasks, several seeds. Writes docs/experiments.md
+and its plots. Taken up where it was left.
+
+    make experiment
+    python -m examples.bugfix.experiment --only report
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from critic.evaluation import auc, brier, ece
+from examples.bugfix import plots
+from examples.bugfix.collect import MAX_MODEL_LEN, VLLM_ARGUMENTS, collect, strategy, tasks_of
+from examples.bugfix.results import Regime, Results, last_qs, q_by_progress, results
+from pilotfish import AsyncPilotfish
+from search.statistics import (
+    Estimate,
+    best_of,
+    bootstrap,
+    gap_recovered,
+    pass_at,
+    success,
+)
+from service.local.stack import StackSettings, local_stack
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+TEMPERATURE = 1.0
+REGIMES: tuple[Regime, ...] = ("default", "until-submitted")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured."""
+
+    folder: Path
+    seeds: int = 3
+    attempts: int = 10
+    tasks: int = 200
+    k: int = 4
+    other_k: tuple[int, ...] = (2, 8)
+    other_attempts: int = 2
+
+    def file(self, k: int, seed: int) -> Path:
+        return self.folder / f"k{k}-seed{seed}.jsonl"
+
+    def files(self, k: int) -> list[Path]:
+        seeds = range(self.seeds) if k in (1, self.k) else range(1)
+        return [self.file(k, seed) for seed in seeds]
+
+
+async def measure(plan: Plan, policy: Path, critic: Path, *, at_once: int) -> None:
+    """Run everything that the plan wants and its folder does not have."""
+    stack = StackSettings(
+        policy=policy,
+        policy_name="bugfix-policy",
+        critics={"bugfix-critic": critic},
+        max_model_len=MAX_MODEL_LEN,
+        vllm_arguments=VLLM_ARGUMENTS,
+        service={"concurrent_runs": at_once},
+    )
+    tasks = tasks_of("heldout", plan.tasks)
+    async with (
+        local_stack(stack, report=lambda text: print(text, flush=True)) as url,
+        AsyncPilotfish(url) as client,
+    ):
+        for seed in range(plan.seeds):
+            for k in (1, plan.k):
+                settings = strategy(
+                    k=k,
+                    n=plan.attempts,
+                    temperature=TEMPERATURE,
+                    seed=1000 + seed,
+                    until_submitted=True,
+                )
+                file = plan.file(k, seed)
+                label = f"K={k}, seed {seed}"
+                await collect(client, tasks, settings, file, at_once=at_once, label=label)
+        for k in plan.other_k:
+            settings = strategy(k=k, n=plan.other_attempts, temperature=TEMPERATURE, seed=2000)
+            file = plan.file(k, 0)
+            await collect(client, tasks, settings, file, at_once=at_once, label=f"K={k}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    estimate: Estimate
+    ratio: Estimate
+    by_seed: list[float]
+
+
+def rows_of(alone: list[Results], guided: list[Results]) -> list[Row]:
+    """The operators of one regime; each list has one table a seed."""
+    base = _joined(alone)
+    searched = _joined(guided)
+    kinds: list[tuple[str, Results, list[Results], int]] = [
+        ("policy alone", base, alone, 1),
+        ("lookahead K=4", searched, guided, 1),
+        ("selection N=5", base, alone, 5),
+        ("selection N=10", base, alone, 10),
+        ("both, N=5", searched, guided, 5),
+        ("both, N=10", searched, guided, 10),
+    ]
+    return [_row(name, found, seeds, n, base) for name, found, seeds, n in kinds]
+
+
+def _row(name: str, found: Results, seeds: list[Results], n: int, base: Results) -> Row:
+    def value(outcomes: np.ndarray, scores: np.ndarray) -> float:
+        return best_of(outcomes, scores, n)
+
+    def relative(outcomes: np.ndarray, scores: np.ndarray, alone: np.ndarray) -> float:
+        return best_of(outcomes, scores, n) / max(1e-9, success(alone))
+
+    common = {"draws": 1000, "resample_attempts": n == 1}
+    return Row(
+        name,
+        bootstrap(value, found.outcomes, found.scores, **common),  # type: ignore[arg-type]
+        bootstrap(relative, found.outcomes, found.scores, base.outcomes, **common),  # type: ignore[arg-type]
+        [best_of(r.outcomes, r.scores, n) for r in seeds],
+    )
+
+
+def _joined(seeds: list[Results]) -> Results:
+    first = seeds[0]
+    if any(r.tasks != first.tasks for r in seeds):
+        raise ValueError("seeds were run on different tasks")
+    return Results(
+        tasks=first.tasks,
+        outcomes=np.concatenate([r.outcomes for r in seeds], axis=1),
+        scores=np.concatenate([r.scores for r in seeds], axis=1),
+        submitted=float(np.mean([r.submitted for r in seeds])),
+        extra_attempts=float(np.mean([r.extra_attempts for r in seeds])),
+        tokens=float(np.mean([r.tokens for r in seeds])),
+    )
+
+
+def report(plan: Plan, docs: Path) -> str:
+    """The text of docs/experiments.md; its plots are written beside it."""
+    images = docs / "images"
+    parts = [_INTRODUCTION.format(plan=plan, temperature=TEMPERATURE)]
+    for regime in REGIMES:
+        alone = [results([f], regime, slots=plan.attempts) for f in plan.files(1)]
+        guided = [results([f], regime, slots=plan.attempts) for f in plan.files(plan.k)]
+        parts.append(_regime(regime, alone, guided))
+        if regime == "default":
+            named = {"policy alone": _joined(alone), "lookahead": _joined(guided)}
+            plots.success_by_n(named, images / "success_by_n.png", most=plan.attempts)
+    parts.append(_by_k(plan, images))
+    parts.append(_critic(plan, images))
+    return "\n".join(parts)
+
+
+def _regime(regime: Regime, alone: list[Results], guided: list[Results]) -> str:
+    lines = [
+        f"## {regime.capitalize()}",
+        "",
+        "| operator | solved | 95 % interval | by seed | ratio to alone | interval |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows_of(alone, guided):
+        seeds = " ".join(_percent(v) for v in row.by_seed)
+        lines.append(
+            f"| {row.name} | {_percent(row.estimate.value)} | {_span(row.estimate, _percent)} "
+            f"| {seeds} | {row.ratio.value:.2f} | {_span(row.ratio, '{:.2f}'.format)} |"
+        )
+    lines += ["", _SECOND_TABLE, "|---|" + "---|" * 8]
+    for name, found in (("policy alone", _joined(alone)), ("lookahead", _joined(guided))):
+        o, s = found.outcomes, found.scores
+        lines.append(
+            f"| {name} | {_percent(success(o))} | {_percent(pass_at(o, 5))} "
+            f"| {_percent(pass_at(o, 10))} | {gap_recovered(o, s, 5):.2f} "
+            f"| {gap_recovered(o, s, 10):.2f} | {_percent(found.submitted)} "
+            f"| {found.extra_attempts:.2f} | {found.tokens:.0f} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def _by_k(plan: Plan, images: Path) -> str:
+    estimates = {}
+    for k in sorted({1, plan.k, *plan.other_k}):
+        files = [file for file in plan.files(k) if file.exists()]
+        if files:
+            slots = plan.attempts if k in (1, plan.k) else plan.other_attempts
+            estimates[k] = plots.interval(results(files, "default", slots=slots), 1)
+    plots.success_by_k(estimates, images / "success_by_k.png")
+    lines = ["## By N and by K", "", "| K | solved | 95 % interval |", "|---|---|---|"]
+    lines += [f"| {k} | {_percent(e.value)} | {_span(e, _percent)} |" for k, e in estimates.items()]
+    return "\n".join([*lines, "", "![Success by N](images/success_by_n.png)",
+                      "![Success by K](images/success_by_k.png)", ""])  # fmt: skip
+
+
+def _critic(plan: Plan, images: Path) -> str:
+    named = {"policy alone": plan.files(1), "lookahead": plan.files(plan.k)}
+    progress = {name: q_by_progress(files) for name, files in named.items()}
+    plots.q_by_step(progress, images / "q_by_step.png")
+    pairs = {name: last_qs(files) for name, files in named.items()}
+    plots.calibration_curve(pairs, images / "calibration.png")
+    lines = [
+        "## The critic on held-out tasks",
+        "",
+        "At the last turn of submitted trajectories; the mean Q of failures is the value-hacking "
+        "watch: it must not rise under lookahead.",
+        "",
+        "| | AUC | ECE | Brier | mean Q of solved | mean Q of failed |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, (q, won) in pairs.items():
+        values, outcome = np.array(q), np.array(won) > 0.5
+        lines.append(
+            f"| {name} | {auc(values, outcome):.3f} | {ece(values, outcome):.3f} "
+            f"| {brier(values, outcome):.3f} | {values[outcome].mean():.3f} "
+            f"| {values[~outcome].mean():.3f} |"
+        )
+    return "\n".join([*lines, "", "![Q by step](images/q_by_step.png)",
+                      "![Calibration](images/calibration.png)", ""])  # fmt: skip
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _span(estimate: Estimate, shown: Callable[[float], str]) -> str:
+    return f"{shown(estimate.low)} to {shown(estimate.high)}"
+
+
+_SECOND_TABLE = (
+    "| | pass@1 (random of N) | pass@5 | pass@10 | gap recovered, N=5 | N=10 "
+    "| submitted | extra attempts | tokens an attempt |"
+)
+_INTRODUCTION = """# Experiments
+
+Written by `make experiment`; the numbers are percent of held-out tasks solved. {plan.tasks} tasks
+that nobody trained on, {plan.attempts} trajectories a task and seed, {plan.seeds} seeds,
+temperature {temperature}; policy and critic are those in `examples/bugfix/checkpoints`, served by
+real vLLM, actions are executed in bubblewrap. Intervals are 95 % bootstrap intervals whose unit is
+the task. *Selection* and *both* take the trajectory of highest last Q among N, submitted ones
+first, in expectation over all draws of N from all trajectories of a task. In the *default* regime
+a trajectory that does not submit has failed; *until-submitted* tries again, at most ten times.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure both operators on the held-out tasks.")
+    parser.add_argument("--policy", type=Path, default=CHECKPOINTS / "policy")
+    parser.add_argument("--critic", type=Path, default=CHECKPOINTS / "critic")
+    parser.add_argument("--folder", type=Path, default=Path("build/bugfix/experiment"))
+    parser.add_argument("--docs", type=Path, default=Path("docs"))
+    parser.add_argument("--seeds", type=int, default=Plan.seeds)
+    parser.add_argument("--tasks", type=int, default=Plan.tasks)
+    parser.add_argument("--attempts", type=int, default=Plan.attempts)
+    parser.add_argument("--at-once", type=int, default=8, help="runs at a time")
+    parser.add_argument("--only", choices=("measure", "report"))
+    options = parser.parse_args()
+    plan = Plan(options.folder, options.seeds, options.attempts, options.tasks)
+    if options.only != "report":
+        asyncio.run(measure(plan, options.policy, options.critic, at_once=options.at_once))
+    if options.only != "measure":
+        text = report(plan, options.docs)
+        (options.docs / "experiments.md").write_text(text)
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
