@@ -22,9 +22,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 @app.command()
 def train(
-    init: Annotated[
-        Path, typer.Option(exists=True, help="A causal LM, or a critic.")
-    ],
+    init: Annotated[Path, typer.Option(exists=True, help="A causal LM, or a critic.")],
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")],
     epochs: int = 3,

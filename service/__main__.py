@@ -63,7 +63,8 @@ def up(
 
 
 async def _up(settings: StackSettings) -> None:
-    async with local_stack(settings, report=lambda text: _errors.print(f"{text}...")) as url:
+    async with local_stack(settings, report=lambda text: _errors.print(f"{text}...")) as stack:
+        url = stack.url
         _errors.print(f"[green]Pilotfish is up:[/] {url}   docs: {url}/docs   stop: Ctrl-C")
         await asyncio.Event().wait()
 

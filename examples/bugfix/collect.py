@@ -125,8 +125,8 @@ async def _main(options: argparse.Namespace) -> None:
     )
     tasks = tasks_of(options.split, options.count)
     async with (
-        local_stack(stack, report=lambda text: print(text, flush=True)) as url,
-        AsyncPilotfish(url) as client,
+        local_stack(stack, report=lambda text: print(text, flush=True)) as up,
+        AsyncPilotfish(up.url) as client,
     ):
         statuses = await collect(client, tasks, plan, options.out, at_once=options.at_once)
     print(dict(statuses))

@@ -93,9 +93,9 @@ async def run(demo: Demo, tasks: list[Task], *, minutes: float, at_once: int, sc
     )
     with screen.status("") as status:
         context = local_stack(stack, report=lambda text: status.update(f"{text} (about a minute)"))
-        url = await context.__aenter__()
+        up = await context.__aenter__()
     try:
-        async with AsyncPilotfish(url) as client:
+        async with AsyncPilotfish(up.url) as client:
             await _rounds(demo, client, tasks, minutes=minutes, at_once=at_once, screen=screen)
     finally:
         await context.__aexit__(None, None, None)

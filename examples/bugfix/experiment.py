@@ -67,8 +67,8 @@ async def measure(plan: Plan, policy: Path, critic: Path, *, at_once: int) -> No
     )
     tasks = tasks_of("heldout", plan.tasks)
     async with (
-        local_stack(stack, report=lambda text: print(text, flush=True)) as url,
-        AsyncPilotfish(url) as client,
+        local_stack(stack, report=lambda text: print(text, flush=True)) as up,
+        AsyncPilotfish(up.url) as client,
     ):
         for seed in range(plan.seeds):
             for k in (1, plan.k):

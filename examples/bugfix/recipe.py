@@ -104,8 +104,8 @@ def rollouts(
             service={"concurrent_runs": AT_ONCE},
         )
         async with (
-            local_stack(stack, report=print) as url,
-            AsyncPilotfish(url) as client,
+            local_stack(stack, report=print) as up,
+            AsyncPilotfish(up.url) as client,
         ):
             await collect(
                 client,

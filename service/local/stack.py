@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import uvicorn
 from pydantic import BaseModel, ConfigDict, Field
@@ -48,14 +48,23 @@ class StackSettings(BaseModel):
     """Further ``service.settings.Settings``."""
 
 
+class Stack(NamedTuple):
+    """A stack that is up."""
+
+    url: str
+    """Of the service."""
+    servers: dict[str, VllmServer]
+    """The vLLM servers: ``policy``, and ``critic NAME`` for each critic."""
+
+
 Report = Callable[[str], None]
 
 
 @asynccontextmanager
 async def local_stack(
     settings: StackSettings, *, report: Report = lambda text: None
-) -> AsyncIterator[str]:
-    """Run it all; gives the service's URL. ``report`` hears what is being done.
+) -> AsyncIterator[Stack]:
+    """Run it all. ``report`` hears what is being done.
 
     Raises: ``SearchError`` with the end of a server's log if it does not start.
     """
@@ -75,7 +84,7 @@ async def local_stack(
             redis_url=redis_url,
             **settings.service,
         )
-        yield await stack.enter_async_context(_serve(settings, service))
+        yield Stack(await stack.enter_async_context(_serve(settings, service)), servers)
 
 
 async def _start_models(settings: StackSettings, stack: AsyncExitStack) -> dict[str, VllmServer]:

@@ -79,7 +79,7 @@ async def test_events_come_in_order_and_are_taken_up_behind_the_last(service):
 
 
 async def test_the_event_stream_is_server_sent_events(service):
-    app, client = service
+    _app, client = service
     run = await client.run(TASK, TWO)
     async with httpx.AsyncClient(base_url=client.url) as http:
         path = f"/v1/runs/{run.id}/events"
@@ -121,7 +121,7 @@ async def test_a_run_is_cancelled_and_keeps_what_was_done(service):
 
 
 async def test_runs_are_listed_newest_first_by_pages(service):
-    app, client = service
+    _app, client = service
     made = [(await client.create_run(TASK, TWO)).id for _ in range(3)]
     listed = [run.id async for run in client.list_runs()]
     assert listed[:3] == made[::-1]
