@@ -61,9 +61,10 @@ def test_the_build_for_the_cpu_has_a_command_that_does_not_work(tmp_path: Path) 
     found = find_vllm(python)
     assert found.command == [str(python), "-m", "vllm.entrypoints.openai.api_server"]
     assert found.cpu
-    settings = VllmSettings(model=str(tmp_path), cpu_cache_gib=3)
+    settings = VllmSettings(model=str(tmp_path), cpu_cache_gib=3, cpu_threads=7)
     assert arguments(settings, found, "name", 8000)[:2] == ["--model", str(tmp_path)]
     assert environment(settings, found)["VLLM_CPU_KVCACHE_SPACE"] == "3"
+    assert environment(settings, found)["OMP_NUM_THREADS"] == "7"
     assert environment(settings, found)["HF_HUB_OFFLINE"] == "1"
 
 
