@@ -1,0 +1,399 @@
+"""The command line, ``pilotfish``: a thin layer over the SDK. Knows no HTTP.
+
+Exit codes: 0 done; 1 the run failed or nothing was selected; 2 wrong usage or input; 3 the service
+cannot be reached or did not answer; 4 it answered with an error; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import BaseModel, ValidationError
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from pilotfish.api import FINAL_STATUSES, RunView
+from pilotfish.client import DEFAULT_URL, Pilotfish
+from pilotfish.errors import ApiStatusError, ConnectionFailed, PilotfishError, RequestTimeout
+from pilotfish.strategy import Strategy
+from pilotfish.task import Task
+from pilotfish.trajectory import Trajectory
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help=f"Guided search for LLM agents.\n\n{__doc__}"
+)
+runs = typer.Typer(no_args_is_help=True, help="Runs that there are.")
+app.add_typer(runs, name="runs")
+screen = Console()
+complaints = Console(stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
+Critic = Annotated[str | None, typer.Option(help="The critic, by name; the default one without.")]
+
+
+class InputError(Exception):
+    """A file that was given cannot be used."""
+
+
+@app.callback()
+def connect(
+    context: typer.Context,
+    url: Annotated[
+        str, typer.Option(envvar="PILOTFISH_URL", help="Where the service is.")
+    ] = DEFAULT_URL,
+    key: Annotated[str | None, typer.Option(envvar="PILOTFISH_KEY", help="Its bearer key.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds of one request.")] = 600.0,
+) -> None:
+    """Guided search for LLM agents."""
+    context.obj = context.with_resource(_client(url, key, timeout))
+
+
+@contextmanager
+def _client(url: str, key: str | None, timeout: float) -> Iterator[Pilotfish]:
+    with Pilotfish(url, key, timeout=timeout) as client:
+        yield client
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    task: Annotated[Path, typer.Argument(help="The task, JSON; - is standard input.")],
+    strategy: Annotated[
+        Path | None, typer.Option("--strategy", "-s", help="The strategy, JSON.")
+    ] = None,
+    k: Annotated[int | None, typer.Option("-k", help="Candidates a step.")] = None,
+    n: Annotated[int | None, typer.Option("-n", help="Trajectories.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Budget: tokens.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Budget: seconds.")] = None,
+    until_submitted: Annotated[
+        bool, typer.Option("--until-submitted", help="Try again what does not submit.")
+    ] = False,
+    seed: int | None = None,
+    model: Annotated[str | None, typer.Option(help="The policy, by name.")] = None,
+    critic: Critic = None,
+    sandbox: Annotated[str | None, typer.Option(help="The sandbox backend, by name.")] = None,
+    wait: Annotated[bool, typer.Option(help="Wait for its end; Ctrl-C cancels it.")] = True,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Write its trajectories there, JSON lines.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a task: N attempts in sandboxes, each step the best of K."""
+    client: Pilotfish = context.obj
+    plan = _plan(strategy, k, n, tokens, seconds, until_submitted, seed)
+    options = {"model": model, "critic": critic, "sandbox": sandbox}
+    given = {name: value for name, value in options.items() if value is not None}
+    made = client.create_run(_read(Task, task), plan, **given)
+    if not wait:
+        _show(made, as_json)
+        return
+    try:
+        ended = _watch(client, made.id, quiet=as_json)
+    except KeyboardInterrupt:
+        client.cancel_run(made.id)
+        raise
+    if out is not None:
+        _write(out, client.trajectories(made.id))
+    _show(ended, as_json)
+    if ended.status != "succeeded" or ended.selected is None:
+        raise typer.Exit(1)
+
+
+def _plan(
+    strategy: Path | None,
+    k: int | None,
+    n: int | None,
+    tokens: int | None,
+    seconds: float | None,
+    until_submitted: bool,
+    seed: int | None,
+) -> Strategy:
+    """The strategy of the file, with what the options say in its place."""
+    plan: dict[str, Any] = {} if strategy is None else _json(strategy)
+    changes: list[tuple[str, str | None, Any]] = [
+        ("lookahead", "k", k),
+        ("selection", "n", n),
+        ("selection", "until_submitted", until_submitted or None),
+        ("budget", "tokens", tokens),
+        ("budget", "seconds", seconds),
+        ("seed", None, seed),
+    ]
+    for part, field, value in changes:
+        if value is not None and field is None:
+            plan[part] = value
+        elif value is not None and field is not None:
+            plan[part] = {**plan.get(part, {}), field: value}
+    return _valid(Strategy, plan, "the strategy")
+
+
+@app.command()
+def score(
+    context: typer.Context,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help='JSON: {"messages": [...], "candidates": [...]}, or a trajectory; - is standard '
+            "input."
+        ),
+    ],
+    critic: Critic = None,
+    as_json: AsJson = False,
+) -> None:
+    """Q of candidates in a state, or of every turn of a history."""
+    client: Pilotfish = context.obj
+    given = _json(file)
+    options = {} if critic is None else {"critic": critic}
+    if "steps" in given:
+        messages: Any = _valid(Trajectory, given, str(file)).messages
+        q = client.score(messages, **options)
+    elif "messages" in given:
+        q = client.score(given["messages"], given.get("candidates"), **options)
+    else:
+        raise InputError(f'{file} has neither "messages" nor "steps"')
+    if as_json:
+        print(json.dumps({"q": q}))
+        return
+    kind = "candidate" if given.get("candidates") else "turn"
+    for i, value in enumerate(q):
+        screen.print(f"{kind} {i}: {value:.4f}", highlight=False)
+
+
+@app.command()
+def select(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="Trajectories, JSON lines; - is standard input.")],
+    abstain_below: Annotated[
+        float | None, typer.Option(help="Choose none if the best Q is below.")
+    ] = None,
+    rescore: Annotated[
+        bool, typer.Option(help="Let the critic read them again, or take the Q on record.")
+    ] = True,
+    critic: Critic = None,
+    as_json: AsJson = False,
+) -> None:
+    """Which of several finished trajectories to return."""
+    client: Pilotfish = context.obj
+    lines = [line for line in _text(file).splitlines() if line.strip()]
+    trajectories = [_valid(Trajectory, _loads(line, file), str(file)) for line in lines]
+    options: dict[str, Any] = {"rescore": rescore}
+    options |= {} if abstain_below is None else {"abstain_below": abstain_below}
+    options |= {} if critic is None else {"critic": critic}
+    choice = client.select(trajectories, **options)
+    if as_json:
+        print(choice.model_dump_json())
+    else:
+        table = Table("rank", "line", "task", "exit status", "last Q")
+        for rank, i in enumerate(choice.ranking, start=1):
+            found = trajectories[i]
+            table.add_row(str(rank), str(i + 1), found.task_id, str(found.exit_status),
+                          _number(choice.q[i]))  # fmt: skip
+        screen.print(table)
+        told = "none" if choice.chosen is None else f"line {choice.chosen + 1}"
+        screen.print(f"chosen: {told} ({choice.reason})")
+    if choice.chosen is None:
+        raise typer.Exit(1)
+
+
+@runs.command("list")
+def list_runs(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option(help="At most so many.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Runs, newest first."""
+    client: Pilotfish = context.obj
+    found = [run for run, _ in zip(client.list_runs(), range(limit), strict=False)]
+    if as_json:
+        print(json.dumps([json.loads(run.model_dump_json()) for run in found]))
+        return
+    table = Table("id", "status", "task", "policy", "critic", "K", "N", "age")
+    for run in found:
+        table.add_row(
+            run.id,
+            run.status,
+            run.task_id,
+            run.policy,
+            run.critic or "-",
+            str(run.strategy.lookahead.k),
+            str(run.strategy.selection.n),
+            _age(run.created_at),
+        )
+    screen.print(table)
+
+
+@runs.command()
+def show(context: typer.Context, run_id: str, as_json: AsJson = False) -> None:
+    """One run, with its trajectories."""
+    client: Pilotfish = context.obj
+    _show(client.get_run(run_id), as_json)
+
+
+@runs.command()
+def watch(context: typer.Context, run_id: str, as_json: AsJson = False) -> None:
+    """Follow a run until it has ended. With --json: its events, a line each."""
+    client: Pilotfish = context.obj
+    if as_json:
+        for event in client.events(run_id):
+            print(event.model_dump_json(), flush=True)
+        return
+    _show(_watch(client, run_id), False)
+
+
+@runs.command()
+def cancel(context: typer.Context, run_id: str, as_json: AsJson = False) -> None:
+    """Stop a run; what was done is kept."""
+    client: Pilotfish = context.obj
+    _show(client.cancel_run(run_id), as_json)
+
+
+@runs.command()
+def download(
+    context: typer.Context,
+    run_id: str,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="File; standard output without.")
+    ] = None,
+) -> None:
+    """All trajectories of a run, JSON lines."""
+    client: Pilotfish = context.obj
+    trajectories = client.trajectories(run_id)
+    if out is not None:
+        _write(out, trajectories)
+        return
+    for trajectory in trajectories:
+        print(trajectory.model_dump_json(exclude_defaults=True))
+
+
+def _watch(client: Pilotfish, run_id: str, *, quiet: bool = False) -> RunView:
+    """The run when it has ended; shows its trajectories until then."""
+    if quiet:
+        return client.wait(run_id)
+    with Live(_table(client.get_run(run_id)), console=complaints, transient=True) as live:
+        for event in client.events(run_id):
+            if event.kind in ("decided", "trajectory_started", "trajectory_ended"):
+                live.update(_table(client.get_run(run_id)))
+    return client.get_run(run_id)
+
+
+def _show(run: RunView, as_json: bool) -> None:
+    if as_json:
+        print(run.model_dump_json())
+        return
+    screen.print(_table(run))
+    if run.error:
+        screen.print(f"error: {run.error}", highlight=False)
+    if run.status in FINAL_STATUSES:
+        told = "none" if run.selected is None else str(run.selected)
+        screen.print(f"selected: {told} {f'({run.reason})' if run.reason else ''}")
+
+
+def _table(run: RunView) -> Table:
+    title = f"run {run.id}: {run.status}, task {run.task_id}, {run.usage.total_tokens} tokens"
+    table = Table("", "exit status", "steps", "last Q", "reward", "tokens", title=title)
+    for found in run.trajectories:
+        chosen = found.number == run.selected
+        table.add_row(
+            str(found.number),
+            (found.exit_status or "...")
+            + (f": {found.exit_message}" if found.exit_message else ""),
+            str(found.steps),
+            _number(found.last_q),
+            _number(found.reward),
+            str(found.usage.total_tokens),
+            style="bold green" if chosen else None,
+        )
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _age(created_at: float) -> str:
+    seconds = max(0, int(time.time() - created_at))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def _text(file: Path) -> str:
+    if str(file) == "-":
+        return sys.stdin.read()
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from error
+
+
+def _loads(text: str, file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{file} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{file} is not a JSON object")
+    return value
+
+
+def _json(file: Path) -> dict[str, Any]:
+    return _loads(_text(file), file)
+
+
+def _read(kind: type[Task], file: Path) -> Task:
+    return _valid(kind, _json(file), str(file))
+
+
+def _valid(kind: type[Any], value: dict[str, Any], where: str) -> Any:
+    assert issubclass(kind, BaseModel)
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{where}: {field}: {first['msg']}") from error
+
+
+def _write(out: Path, trajectories: list[Trajectory]) -> None:
+    with out.open("w", encoding="utf-8") as file:
+        for trajectory in trajectories:
+            file.write(trajectory.model_dump_json(exclude_defaults=True) + "\n")
+
+
+def main() -> None:
+    """Run; errors are one line on standard error."""
+    try:
+        code = app(standalone_mode=False)
+    except (typer.Abort, KeyboardInterrupt):
+        _fail("stopped", 130)
+    except (ConnectionFailed, RequestTimeout) as error:
+        _fail(str(error), 3)
+    except ApiStatusError as error:
+        _fail(str(error), 4)
+    except (InputError, PilotfishError) as error:
+        _fail(str(error), 2)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        _fail(error.format_message(), 2)
+    else:
+        if code == 130:  # typer turns Ctrl-C into this
+            _fail("stopped", 130)
+        raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    complaints.print(f"[red]error:[/] {message}", soft_wrap=True, highlight=False)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

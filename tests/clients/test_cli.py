@@ -1,0 +1,143 @@
+"""The command line as a user types it: a process of its own, over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+
+import pytest
+
+from search.fakes import FakePolicy
+from tests.clients.conftest import TASK, TURNS
+
+
+class Cli:
+    """``pilotfish`` with the service's address in its environment."""
+
+    def __init__(self, url, folder):
+        self.folder = folder
+        self.env = {"PILOTFISH_URL": url, "PILOTFISH_KEY": "k1", "PATH": "/usr/bin:/bin",
+                    "COLUMNS": "150"}  # fmt: skip
+
+    async def start(self, *words, **env):
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "pilotfish.cli", *map(str, words),
+            cwd=self.folder, env=self.env | env,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+
+    async def __call__(self, *words, text=None, **env):
+        process = await self.start(*words, **env)
+        out, err = await process.communicate(None if text is None else text.encode())
+        return process.returncode, out.decode(), err.decode()
+
+
+@pytest.fixture
+def cli(service, tmp_path):
+    (tmp_path / "task.json").write_text(TASK.model_dump_json())
+    return Cli(service[0], tmp_path)
+
+
+async def test_a_task_is_run_and_its_trajectories_written(cli):
+    code, out, _ = await cli("run", "task.json", "-k", 2, "-n", 2, "-o", "t.jsonl", "--seed", 1)
+    assert code == 0
+    assert "selected: 0 (argmax)" in out
+    assert "Submitted" in out
+    lines = (cli.folder / "t.jsonl").read_text().splitlines()
+    assert len(lines) == 2
+    code, out, _ = await cli("select", "t.jsonl", "--json")
+    assert (code, json.loads(out)["ranking"]) == (0, [0, 1])
+    code, out, _ = await cli("select", "t.jsonl", "--abstain-below", "0.99")
+    assert code == 1
+    assert "chosen: none (abstained)" in out
+
+
+async def test_json_is_all_that_is_printed(cli):
+    code, out, err = await cli("run", "-", "--json", "-k", 1, text=TASK.model_dump_json())
+    run = json.loads(out)
+    assert (code, run["status"], err) == (0, "succeeded", "")
+    code, out, _ = await cli("runs", "show", run["id"], "--json")
+    assert json.loads(out) == run
+    code, out, _ = await cli("runs", "list", "--json", "--limit", 1)
+    assert [r["id"] for r in json.loads(out)] == [run["id"]]
+    code, out, _ = await cli("runs", "watch", run["id"], "--json")
+    kinds = [json.loads(line)["kind"] for line in out.splitlines()]
+    assert kinds[-1] == "run_ended"
+    code, out, _ = await cli("runs", "download", run["id"])
+    assert json.loads(out)["exit_status"] == "Submitted"
+
+
+async def test_a_strategy_file_is_changed_by_options(cli):
+    plan = {"lookahead": {"k": 1}, "selection": {"n": 3}, "rollout": {"max_steps": 7}}
+    (cli.folder / "plan.json").write_text(json.dumps(plan))
+    _, out, _ = await cli("run", "task.json", "-s", "plan.json", "-n", 1, "--json", "--no-wait")
+    strategy = json.loads(out)["strategy"]
+    assert strategy["lookahead"]["k"] == 1
+    assert strategy["selection"]["n"] == 1
+    assert strategy["rollout"]["max_steps"] == 7
+
+
+async def test_a_state_is_scored(cli):
+    state = {"messages": [{"role": "user", "content": "hi"}],
+             "candidates": [{"role": "assistant", "content": "pwd"}]}  # fmt: skip
+    code, out, _ = await cli("score", "-", text=json.dumps(state))
+    assert (code, out) == (0, "candidate 0: 0.9000\n")
+
+
+async def test_lists_are_tables(cli):
+    await cli("run", "task.json", "-k", 1)
+    code, out, _ = await cli("runs", "list")
+    assert code == 0
+    assert "succeeded" in out
+
+
+async def test_ctrl_c_cancels_the_run(cli, service):
+    asked = asyncio.Event()
+
+    class Stuck(FakePolicy):
+        async def sample(self, state, n, sampling, *, session=None):
+            asked.set()
+            await asyncio.Event().wait()
+            yield
+
+    service[1].state.context.parts.policies["p"] = Stuck(TURNS, name="p")
+    process = await cli.start("run", "task.json", "-k", 1)
+    await asyncio.wait_for(asked.wait(), 20)
+    process.send_signal(signal.SIGINT)
+    _, err = await process.communicate()
+    assert process.returncode == 130
+    assert "stopped" in err.decode()
+    _, out, _ = await cli("runs", "list", "--json", "--limit", 1)
+    run_id = json.loads(out)[0]["id"]
+    _, out, _ = await cli("runs", "watch", run_id)
+    assert "cancelled" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["run", "nofile.json"], 2, "cannot read nofile.json"),
+        (["run", "task.json", "-k", "0"], 2, "the strategy: lookahead.k"),
+        (["run", "task.json", "--bogus"], 2, "No such option"),
+        (["run", "task.json", "--model", "nobody"], 4, "there is no model 'nobody'"),
+        (["runs", "show", "nope"], 4, "there is no run 'nope'"),
+        (["score", "task.json"], 2, 'neither "messages" nor "steps"'),
+        (["select", "task.json"], 2, "task_id: Field required"),
+    ],
+)
+async def test_an_error_is_one_line_and_has_its_exit_code(cli, words, code, message):
+    got, out, err = await cli(*words)
+    assert (got, out) == (code, "")
+    assert message in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+async def test_no_service_and_no_key_are_told_apart(cli):
+    code, _, err = await cli("runs", "list", PILOTFISH_URL="http://127.0.0.1:9")
+    assert (code, "Is the service up?" in err) == (3, True)
+    code, _, err = await cli("runs", "list", PILOTFISH_KEY="wrong")
+    assert (code, "send a known key" in err) == (4, True)

@@ -1,0 +1,127 @@
+"""The synchronous SDK, and what both clients do when the service is in trouble."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.routing import Route
+
+from pilotfish import AsyncPilotfish, Lookahead, Pilotfish, Selection, Strategy
+from pilotfish.errors import (
+    AuthenticationFailed,
+    BadRequest,
+    ConnectionFailed,
+    NotFound,
+    Overloaded,
+    RequestTimeout,
+    ServerFailed,
+    TooLarge,
+)
+from tests.clients.conftest import TASK
+from tests.upstream import serving
+
+
+async def test_the_synchronous_client_does_all_that_the_other_does(service):
+    def everything():
+        with Pilotfish(service[0], "k1") as client:
+            run = client.run(TASK, Strategy(lookahead=Lookahead(k=2), selection=Selection(n=2)))
+            trajectories = client.trajectories(run.id)
+            assert client.trajectory(run.id, 1) == trajectories[1]
+            assert client.select(trajectories).chosen == run.selected
+            assert next(client.list_runs()).id == run.id
+            state = trajectories[0].prefix
+            action = trajectories[0].steps[0].decision.message
+            assert client.score(state, [action]) == [0.9]
+            assert client.lookahead(state, Lookahead(k=2)).message == action
+            assert client.cancel_run(run.id).status == "succeeded"
+            with pytest.raises(NotFound):
+                client.get_run("nope")
+            return run
+
+    run = await asyncio.to_thread(everything)
+    assert run.status == "succeeded"
+
+
+class Troubled:
+    """Answers with what it is told to, and counts."""
+
+    def __init__(self):
+        self.answers = []
+        self.calls = 0
+
+    async def answer(self, request):
+        self.calls += 1
+        answer = self.answers[min(self.calls, len(self.answers)) - 1]
+        if answer is None:
+            await asyncio.sleep(60)
+        return answer
+
+
+@pytest.fixture
+async def troubled():
+    troubled = Troubled()
+    routes = [Route("/{path:path}", troubled.answer, methods=["GET", "POST"])]
+    async with serving(Starlette(routes=routes)) as url:
+        yield url, troubled
+
+
+def error(status, **fields):
+    return JSONResponse({"error": {"message": "m", "code": "c", "param": "p", **fields}}, status)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(400, BadRequest), (401, AuthenticationFailed), (404, NotFound), (413, TooLarge),
+     (422, BadRequest), (429, Overloaded), (500, ServerFailed), (502, ServerFailed)],
+)  # fmt: skip
+async def test_every_kind_of_failure_has_its_exception(troubled, status, kind):
+    url, service = troubled
+    service.answers = [error(status)]
+    async with AsyncPilotfish(url, retries=0) as client:
+        with pytest.raises(kind, match="m") as caught:
+            await client.get_run("x")
+    assert (caught.value.status, caught.value.code, caught.value.param) == (status, "c", "p")
+
+
+async def test_what_changes_nothing_is_tried_again_and_what_does_is_not(troubled):
+    url, service = troubled
+    service.answers = [error(503), error(429), JSONResponse({"critic": "c", "q": [0.5]})]
+    async with AsyncPilotfish(url) as client:
+        assert await client.score([{"role": "user", "content": "x"}]) == [0.5]
+        assert service.calls == 3
+        service.answers, service.calls = [error(503)], 0
+        with pytest.raises(ServerFailed):
+            await client.create_run(TASK)
+    assert service.calls == 1
+
+
+async def test_an_answer_that_is_not_json_is_still_an_error_of_its_kind(troubled):
+    url, service = troubled
+    service.answers = [PlainTextResponse("bad gateway", 502)]
+    async with AsyncPilotfish(url, retries=0) as client:
+        with pytest.raises(ServerFailed, match="the service answers 502"):
+            await client.get_run("x")
+
+
+async def test_no_answer_and_no_service_are_told_apart(troubled):
+    url, service = troubled
+    service.answers = [None]
+    async with AsyncPilotfish(url, timeout=0.2) as client:
+        with pytest.raises(RequestTimeout):
+            await client.get_run("x")
+    async with AsyncPilotfish("http://127.0.0.1:9", retries=0) as client:
+        with pytest.raises(ConnectionFailed, match="Is the service up"):
+            await client.get_run("x")
+
+
+def test_the_client_needs_neither_torch_nor_the_service():
+    code = "import sys, json, pilotfish.cli; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in json.loads(done.stdout)}
+    assert not loaded & {"torch", "transformers", "fastapi", "redis", "service", "search", "critic"}
