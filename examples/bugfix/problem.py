@@ -41,14 +41,17 @@ class Problem:
 
 
 def stream(seed: int = 0) -> Iterator[Problem]:
-    """Different problems without end, the same for the same seed."""
+    """Problems without end, the same for the same seed; no two share a project, broken or fixed."""
     seen: set[int] = set()
     number = -1
     while True:
         number += 1
         problem = draw_problem(Random(f"{seed}:{number}"), number)
-        if problem is not None and problem.digest not in seen:
-            seen.add(problem.digest)
+        if problem is None:
+            continue
+        forms = {problem.digest, digest(problem.fixed)}
+        if not forms & seen:
+            seen |= forms
             yield problem
 
 

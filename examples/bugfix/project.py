@@ -99,18 +99,15 @@ def lines_of(files: dict[str, str], owners: set[str] | None = None) -> Iterator[
     """The code lines of top-level definitions, all or those of the owners named."""
     for path, text in files.items():
         rows = text.split("\n")
-        tree = ast.parse(text)
-        for node in tree.body:
+        keys = tuple(dict.fromkeys(re.findall(r"\[\"(\w+)\"\]", text)))
+        for node in ast.parse(text).body:
             name = _defined(node)
             if name is None or (owners is not None and name not in owners):
                 continue
-            assert node.end_lineno is not None
-            segment = "\n".join(rows[node.lineno - 1 : node.end_lineno])
             skipped = _docstring_lines(node)
-            for number in range(node.lineno, node.end_lineno + 1):
+            for number, scope in _scopes(node, rows, keys):
                 row = rows[number - 1]
                 if row.strip() and number not in skipped:
-                    scope = _scope(node, number, segment, text)
                     yield Line(path, number, row, scope, name)
 
 
@@ -130,23 +127,30 @@ def _docstring_lines(node: ast.stmt) -> set[int]:
     return found
 
 
-def _scope(node: ast.stmt, number: int, segment: str, text: str) -> Scope:
-    """Names and keys that could stand by mistake on this line."""
-    function: ast.AST = node
-    for inner in ast.walk(node):
-        if isinstance(inner, ast.FunctionDef) and inner.lineno <= number <= (inner.end_lineno or 0):
-            function = inner
-    names = dict.fromkeys(
-        [inner.arg for inner in ast.walk(function) if isinstance(inner, ast.arg)]
-        + [
-            inner.id
-            for inner in ast.walk(function)
-            if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store)
-        ]
-    )
-    names.pop("self", None)
-    names.pop("_", None)
-    attributes = dict.fromkeys(re.findall(r"self\.(\w+)(?!\w|\()", segment))
-    keys = dict.fromkeys(re.findall(r"\[\"(\w+)\"\]", text))
-    loop = any(isinstance(inner, ast.For) and inner.lineno < number for inner in ast.walk(function))
-    return Scope(tuple(names), tuple(keys), tuple(attributes), loop)
+def _last(node: ast.stmt) -> int:
+    return node.end_lineno or node.lineno
+
+
+def _scopes(node: ast.stmt, rows: list[str], keys: tuple[str, ...]) -> Iterator[tuple[int, Scope]]:
+    """Each line of a definition with the names and keys that could stand there by mistake."""
+    segment = "\n".join(rows[node.lineno - 1 : _last(node)])
+    attributes = tuple(dict.fromkeys(re.findall(r"self\.(\w+)(?!\w|\()", segment)))
+    functions = [inner for inner in ast.walk(node) if isinstance(inner, ast.FunctionDef)]
+    known = [(function, *_names_and_loops(function)) for function in functions]
+    for number in range(node.lineno, _last(node) + 1):
+        around = [item for item in known if item[0].lineno <= number <= _last(item[0])]
+        names, loops = around[-1][1:] if around else _names_and_loops(node)
+        yield number, Scope(names, keys, attributes, any(loop < number for loop in loops))
+
+
+def _names_and_loops(node: ast.stmt) -> tuple[tuple[str, ...], list[int]]:
+    """The names that a function binds, arguments first, and the lines of its loops."""
+    inside = list(ast.walk(node))
+    names = [inner.arg for inner in inside if isinstance(inner, ast.arg)]
+    names += [
+        inner.id
+        for inner in inside
+        if isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store)
+    ]
+    loops = [inner.lineno for inner in inside if isinstance(inner, ast.For)]
+    return tuple(name for name in dict.fromkeys(names) if name not in ("self", "_")), loops
