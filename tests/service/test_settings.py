@@ -1,0 +1,63 @@
+"""Settings by environment and YAML."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import Settings
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture
+def yaml_file(tmp_path, monkeypatch):
+    [block] = re.findall(r"```yaml\n(.*?)```", (DOCS / "http.md").read_text(), re.DOTALL)
+    file = tmp_path / "pilotfish.yaml"
+    file.write_text(block)
+    monkeypatch.setenv("PILOTFISH_CONFIG", str(file))
+    return file
+
+
+def test_the_documented_file_is_read(yaml_file):
+    settings = Settings()
+    assert settings.policies["coder"].url == "http://policy:8000/v1"
+    assert settings.critics["coder-critic"].type == "vllm"
+    assert settings.keys[0].get_secret_value() == "a-long-secret"
+    assert "a-long-secret" not in repr(settings)
+
+
+def test_the_environment_wins_over_the_file(yaml_file, monkeypatch):
+    monkeypatch.setenv("PILOTFISH_LOOKAHEAD_K", "8")
+    monkeypatch.setenv("PILOTFISH_REDIS_URL", "redis://elsewhere:1/0")
+    assert (Settings().lookahead_k, Settings().redis_url) == (8, "redis://elsewhere:1/0")
+
+
+def test_nested_settings_come_by_double_underscores(monkeypatch):
+    monkeypatch.setenv("PILOTFISH_POLICIES__P__URL", "http://x/v1")
+    monkeypatch.setenv("PILOTFISH_POLICIES__P__MODEL", "m")
+    monkeypatch.setenv("PILOTFISH_POLICIES__P__TYPE", "openai")
+    assert next(iter(Settings().policies.values())).url == "http://x/v1"
+
+
+@pytest.mark.parametrize(
+    "text", ["lookahead_k: 0", "colour: red", "policies: {p: {type: telepathy}}", "lease: 0.1"]
+)
+def test_a_wrong_setting_is_refused(yaml_file, text):
+    yaml_file.write_text(text)
+    with pytest.raises(ValidationError):
+        Settings()
+
+
+def test_a_wrong_setting_is_one_line_on_the_command_line(yaml_file):
+    yaml_file.write_text("lookahead_k: 0")
+    done = subprocess.run(
+        [sys.executable, "-m", "service", "serve"], capture_output=True, text=True, env=os.environ
+    )
+    assert done.returncode == 2
+    assert "setting lookahead_k: Input should be greater than or equal to 1" in done.stderr
+    assert "Traceback" not in done.stderr
