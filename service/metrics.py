@@ -7,6 +7,8 @@ import time
 from prometheus_client import Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pilotfish import Decision
+
 REQUESTS = Counter("pilotfish_http_requests_total", "HTTP answers", ["method", "route", "status"])
 SECONDS = Histogram(
     "pilotfish_http_seconds",
@@ -28,6 +30,16 @@ TOKENS = Counter("pilotfish_tokens_total", "Tokens of the policy", ["kind"])
 RUNS = Counter("pilotfish_runs_total", "Runs by what became of them", ["status"])
 TRAJECTORIES = Counter("pilotfish_trajectories_total", "Trajectories ended", ["exit_status"])
 GUIDED = Gauge("pilotfish_guided_requests", "Guided requests under way")
+
+
+def count_decision(decision: Decision) -> None:
+    """Count one guided step, wherever it was decided."""
+    DECISIONS.labels(decision.reason, decision.degraded).inc()
+    CANDIDATES.inc(sum(c.message is not None for c in decision.candidates))
+    STEP_SECONDS.labels("policy").observe(decision.policy_seconds)
+    STEP_SECONDS.labels("all").observe(decision.seconds)
+    TOKENS.labels("prompt").inc(decision.usage.prompt_tokens)
+    TOKENS.labels("completion").inc(decision.usage.completion_tokens)
 
 
 class MetricsMiddleware:

@@ -8,7 +8,7 @@ from pilotfish import Decision, Message
 from pilotfish.strategy import Lookahead, Sampling
 from search.contracts import Critic, Policy, Sample
 from search.lookahead import decide
-from service.metrics import CANDIDATES, DECISIONS, STEP_SECONDS, TOKENS
+from service.metrics import count_decision
 
 
 class Recording:
@@ -54,10 +54,5 @@ async def guided_step(
 ) -> Decision:
     """Decide, and count it. Raises what ``decide`` raises."""
     decision = await decide(policy, critic, state, lookahead, session=session)
-    DECISIONS.labels(decision.reason, decision.degraded).inc()
-    CANDIDATES.inc(sum(c.message is not None for c in decision.candidates))
-    STEP_SECONDS.labels("policy").observe(decision.policy_seconds)
-    STEP_SECONDS.labels("all").observe(decision.seconds)
-    TOKENS.labels("prompt").inc(decision.usage.prompt_tokens)
-    TOKENS.labels("completion").inc(decision.usage.completion_tokens)
+    count_decision(decision)
     return decision

@@ -14,10 +14,12 @@ from typing import Any
 import structlog
 from docket import Docket, Worker
 
+from pilotfish import Decision
 from pilotfish.api import RunRequest
+from search.contracts import Journal
 from search.run import Run, RunResult
 from service.errors import api_error
-from service.metrics import RUNS, TRAJECTORIES
+from service.metrics import RUNS, TRAJECTORIES, count_decision
 from service.parts import Parts
 from service.redis_state import RedisState, RunGone
 from service.settings import Settings
@@ -74,7 +76,8 @@ class RunWorker:
             assert task is not None
             self._executing.add(task)
             try:
-                await self._execute(run_id)
+                with structlog.contextvars.bound_contextvars(run=run_id):
+                    await self._execute(run_id)
             finally:
                 self._executing.discard(task)
 
@@ -114,7 +117,7 @@ class RunWorker:
         try:
             request = RunRequest.model_validate_json(await self._state.request(run_id))
         except RunGone:
-            log.warning("run is gone", run=run_id)
+            log.warning("run is gone")
             return
         if not await self._state.move(run_id, "running", after=("queued", "running")):
             await self._cancelled(run_id)
@@ -128,7 +131,7 @@ class RunWorker:
                 await asyncio.shield(self._cancelled(run_id))
             raise
         except Exception as error:
-            log.exception("run failed", run=run_id)
+            log.exception("run failed")
             await self._finish(run_id, "failed", {"error": api_error(_cause(error)).message})
             return
         status = "failed" if _hopeless(result) else "succeeded"
@@ -143,7 +146,7 @@ class RunWorker:
             self._parts.critic(request.critic),
             self._parts.sandbox(request.sandbox),
             request.strategy,
-            self._state.journal(run_id),
+            _Counting(self._state.journal(run_id)),
             labels={"run": run_id},
         )
         return await run.run()
@@ -155,6 +158,18 @@ class RunWorker:
         await self._state.finish(run_id, status, result)
         await self._state.journal(run_id).append("run_ended", status=status, **result)
         RUNS.labels(status).inc()
+
+
+class _Counting:
+    """A journal that counts the decisions that go through it."""
+
+    def __init__(self, inner: Journal) -> None:
+        self._inner, self.entries = inner, inner.entries
+
+    async def append(self, kind: str, **data: Any) -> None:
+        await self._inner.append(kind, **data)
+        if kind == "decided":
+            count_decision(Decision.model_validate(data["decision"]))
 
 
 def _outcome(result: RunResult) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from search.errors import SandboxError
 from service.local.process import ProcessId
 
 MAX_SOCKET_PATH = 100
@@ -46,7 +47,11 @@ class StateFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.mkdir(exist_ok=True, mode=0o700)
+        if path.stat().st_uid != os.getuid() or path.is_symlink():
+            # Somebody else could take our sandboxes' sockets away.
+            raise SandboxError(f"{path} belongs to another user")
 
     @staticmethod
     def default() -> Path:

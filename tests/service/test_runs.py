@@ -271,6 +271,7 @@ async def test_operations_say_how_it_is(service):
         metrics = (await http.get("/metrics")).text
         assert 'pilotfish_trajectories_total{exit_status="Submitted"}' in metrics
         assert 'route="/v1/runs"' in metrics
+        assert 'pilotfish_decisions_total{degraded="False",reason="argmax"}' in metrics
         app.state.context.parts.policies.clear()
         ready = await http.get("/health/readiness")
         assert (ready.status_code, ready.json()["missing"]) == (503, ["no policy is set up"])
