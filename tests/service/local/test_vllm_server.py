@@ -223,7 +223,7 @@ async def test_a_critic(models: Path, client: httpx.AsyncClient) -> None:
         before = await hits(client, server)
         assert len(await score(client, server, [prefix])) == 1
         scores = await score(client, server, prompts)
-        assert await hits(client, server) - before >= 4 * 512
+        assert await hits(client, server) - before >= 4 * 576
         raw = await score(client, server, prompts, use_activation=False)
         assert scores == pytest.approx(raw, abs=1e-6)
         assert scores == pytest.approx(expected(models / "critic", prompts), abs=0.02)

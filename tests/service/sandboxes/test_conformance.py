@@ -285,8 +285,8 @@ async def test_reaping(provider: Provider, task: Task) -> None:
 
 
 async def test_reaping_when_its_lifetime_is_over(provider: Provider, task: Task) -> None:
-    provider.settings.lifetime = 0.01
+    provider.settings.lifetime = 3.0
     async with provider.start(task) as sandbox:
         while not (removed := await provider.reap()):
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
         assert removed == [sandbox.id]
