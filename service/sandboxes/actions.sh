@@ -34,6 +34,7 @@ stop() {
     mkdir "$folder/stopping" 2>/dev/null && echo "$reason" >"$folder/stopped"
     pid=$(cat "$folder/pid" 2>/dev/null) && kill -KILL "-$pid" 2>/dev/null
     sweep "PILOTFISH_ACTION=$mark"
+    : >"$folder/swept"
 }
 
 supervise() {
@@ -71,6 +72,13 @@ supervise() {
         while [ ! -e kept ]; do sleep 0.01; done
     fi
     while [ ! -s total ]; do sleep 0.01; done
+    # Who stops it is not done with those that left its session: nobody is told of an end, and the
+    # timer is not killed, before that.
+    tries=0
+    while [ -e stopping ] && [ ! -e swept ] && [ "$tries" -lt 500 ]; do
+        sleep 0.01
+        tries=$((tries + 1))
+    done
     kill -KILL "-$timer" 2>/dev/null
     echo "$code" >done.new && mv done.new done
 }

@@ -129,7 +129,9 @@ async def test_a_command_that_never_ends(sandbox: SwerexSandbox) -> None:
     sleep, pattern = forever()
     began = time.monotonic()
     result = await sandbox.execute(
-        f"echo begun; setsid {sleep} & {sleep}", action_id="a", timeout=1
+        f"echo begun; for i in 1 2 3 4 5 6 7 8; do setsid {sleep} & done; {sleep}",
+        action_id="a",
+        timeout=1,
     )
     assert time.monotonic() - began < 10
     assert result.timed_out
