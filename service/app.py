@@ -9,6 +9,7 @@ from fastapi import Depends, FastAPI, Request, Response
 
 from service import errors
 from service.auth import require_key
+from service.body_limit import BodyLimit
 from service.metrics import MetricsMiddleware
 from service.parts import Parts
 from service.redis_state import RedisState
@@ -33,11 +34,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description="Test-time guided search for LLM agents.",
         version="0.1.0",
         lifespan=lifespan,
-        max_body_size=int(settings.max_body_mb * 2**20),
     )
     app.state.settings = settings
     errors.install(app)
     app.add_exception_handler(ClientGone, _nobody)
+    app.add_middleware(BodyLimit, megabytes=settings.max_body_mb)
     app.add_middleware(MetricsMiddleware)
     app.include_router(operations.router)
     for router in (chat.router, lookahead.router, runs.router):

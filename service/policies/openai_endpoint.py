@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Any
 
 import httpx
@@ -85,7 +85,11 @@ class OpenAIPolicy:
             seeded = {} if body.get("seed") is None else {"seed": body["seed"] + index}
             try:
                 async for sample in self._request(body | seeded):
-                    await arrived.put(sample.model_copy(update={"index": index}))
+                    # each request reads the prompt anew
+                    own = {"index": index, "prompt_tokens": n * sample.prompt_tokens}
+                    await arrived.put(sample.model_copy(update=own))
+                    return
+                raise PolicyError("it answered nothing")
             except PolicyError as error:
                 errors.append(error)
                 await arrived.put(Sample(index=index, error=str(error)))
@@ -115,21 +119,16 @@ class OpenAIPolicy:
         async with self._open(body) as response:
             async for chunk in _events(response):
                 if error := chunk.get("error"):
-                    raise PolicyError(str(error.get("message", error)))
-                if usage := chunk.get("usage"):
-                    prompt_tokens = usage.get("prompt_tokens", 0)
-                for element in chunk.get("choices") or []:
-                    choice = choices.setdefault(element["index"], Choice(element["index"]))
-                    choice.add(element)
-                    if element.get("finish_reason"):
-                        finished += 1
-                        sample = sample_of(
-                            choice.finish(), tokens=choice.tokens, prompt_tokens=prompt_tokens
-                        )
-                        if finished < body["n"]:
-                            yield sample
-                        else:
-                            held = sample
+                    raise PolicyError(_told(error))
+                with _understood(chunk):
+                    prompt_tokens = (chunk.get("usage") or {}).get("prompt_tokens", prompt_tokens)
+                    samples = _finished(chunk, choices, prompt_tokens)
+                for sample in samples:
+                    finished += 1
+                    if finished < body["n"]:
+                        yield sample
+                    else:
+                        held = sample
         if held is not None:
             yield held.model_copy(update={"prompt_tokens": prompt_tokens})
         elif finished < body["n"]:
@@ -140,8 +139,8 @@ class OpenAIPolicy:
         async with self._open(body) as response:
             await response.aread()
         answer = _json(response)
-        usage = answer.get("usage") or {}
-        try:
+        with _understood(answer):
+            usage = answer.get("usage") or {}
             return [
                 sample_of(
                     choice,
@@ -150,8 +149,6 @@ class OpenAIPolicy:
                 )
                 for choice in answer["choices"]
             ]
-        except (KeyError, TypeError, ValueError) as error:
-            raise PolicyError(f"not a chat completion: {response.text[:200]!r}") from error
 
     @asynccontextmanager
     async def _open(self, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:
@@ -177,7 +174,10 @@ class OpenAIPolicy:
 
     @stamina.retry(on=(_Busy, httpx.ConnectError), attempts=4, timeout=30.0, wait_max=5.0)
     async def _send(self, body: dict[str, Any]) -> httpx.Response:
-        request = self.client.build_request("POST", "/chat/completions", json=body)
+        try:
+            request = self.client.build_request("POST", "/chat/completions", json=body)
+        except ValueError as error:  # NaN, or half of a surrogate pair
+            raise PolicyRefused(f"this cannot be sent as JSON: {error}", 400, {}) from error
         response = await self.client.send(request, stream=True)
         if response.status_code < 400:
             return response
@@ -186,16 +186,54 @@ class OpenAIPolicy:
         if response.status_code in _RETRIED:
             raise _Busy(f"{self.settings.url} answers {response.status_code}")
         answer = _json(response, strict=False)
-        error = answer.get("error") or answer
-        message = str(error.get("message") or error)
+        message = _told(answer.get("error") or answer)
         if response.status_code in (400, 413) and _TOO_LONG.search(message):
             raise ContextTooLong(message)
         raise PolicyRefused(message, response.status_code, answer)
 
 
+def _finished(
+    chunk: dict[str, Any], choices: dict[int, Choice], prompt_tokens: int
+) -> list[Sample]:
+    """Take a chunk into its choices; gives those that it completes."""
+    samples: list[Sample] = []
+    for element in chunk.get("choices") or []:
+        choice = choices.setdefault(element["index"], Choice(element["index"]))
+        choice.add(element)
+        if element.get("finish_reason"):
+            whole = choice.finish()
+            samples.append(sample_of(whole, tokens=choice.tokens, prompt_tokens=prompt_tokens))
+    return samples
+
+
+@contextmanager
+def _understood(answer: dict[str, Any]) -> Iterator[None]:
+    """Whoever reads an answer that has another form than OpenAI's raises ``PolicyError``."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise PolicyError(f"not a chat completion: {json.dumps(answer)[:200]}") from error
+
+
+def _told(error: Any) -> str:
+    """The message of an ``error`` object, which some endpoints give as bare text."""
+    return str((error.get("message") if isinstance(error, dict) else None) or error)
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[str]:
+    """Its lines. Not ``aiter_lines``, which also ends them at U+2028 and its like: those come
+    bare in JSON."""
+    rest = b""
+    async for piece in response.aiter_bytes():
+        *whole, rest = (rest + piece).split(b"\n")
+        for line in whole:
+            yield line.decode(errors="replace")
+    yield rest.decode(errors="replace")
+
+
 async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
     """The data of a stream of server-sent events, up to ``[DONE]``."""
-    async for line in response.aiter_lines():
+    async for line in _lines(response):
         if not line.startswith("data:"):
             continue
         data = line[5:].strip()

@@ -105,9 +105,12 @@ def understand(body: dict[str, Any], request: Request, context: Context) -> Chat
         raise ApiError(400, f"{where}: {first['msg']}", param=where) from error
     if not messages:
         raise ApiError(400, "messages: at least one is needed", param="messages")
-    n = body.get("n") or 1
-    if not isinstance(n, int) or not 1 <= n <= 64:
+    n = 1 if body.get("n") is None else body["n"]
+    if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= 64:
         raise ApiError(400, f"n: a number from 1 to 64; got {n!r}", param="n")
+    stream_options = body.get("stream_options") or {}
+    if not isinstance(stream_options, dict):
+        raise ApiError(400, "stream_options: an object is needed", param="stream_options")
     options = _options(body.get("pilotfish"), request)
     guide = alias != "plain" and (
         alias == "lookahead" or options.k is not None or context.settings.guide_by_default
@@ -120,7 +123,7 @@ def understand(body: dict[str, Any], request: Request, context: Context) -> Chat
         policy=policy,
         n=n,
         stream=bool(body.get("stream")),
-        include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
+        include_usage=bool(stream_options.get("include_usage")),
         guide=guide,
         k=max(k, n),
         options=options,
@@ -188,7 +191,7 @@ async def _plain(request: Request, call: ChatCall, policy: OpenAIPolicy) -> Resp
     opening = held.enter_async_context(policy.forward(body | {"model": policy.settings.model}))
     response = await while_present(request, opening)
     if call.stream:
-        return _Closing(response.aiter_raw(), held.aclose)
+        return _Closing(response.aiter_bytes(), held.aclose)
     async with held:
         content = await while_present(request, response.aread())
     return Response(content, response.status_code, media_type="application/json")
@@ -322,7 +325,7 @@ def _chunks(answer: dict[str, Any], call: ChatCall) -> list[dict[str, Any]]:
 async def _json_body(request: Request) -> dict[str, Any]:
     try:
         body = await request.json()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ApiError(400, f"the body is not JSON: {error}") from error
     if not isinstance(body, dict):
         raise ApiError(400, "the body is not a JSON object")

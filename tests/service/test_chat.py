@@ -1,11 +1,12 @@
 """Chat completions: what a caller sees, over a real HTTP upstream and a real Redis."""
 
 import asyncio
+import gzip
 import json
 
 import httpx
 import pytest
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from search.fakes import FakeCritic
 from service.app import create_app
@@ -41,6 +42,7 @@ async def service(redis_url):
             redis_url=redis_url,
             worker=False,
             keepalive=0.05,
+            max_body_mb=0.5,
         )
         app = create_app(settings)
         async with serving(app) as url, httpx.AsyncClient(base_url=url, timeout=20) as client:
@@ -172,6 +174,7 @@ async def test_a_policy_without_n_gets_k_requests_at_once(service):
     assert sorted(sent["seed"] for sent in service.up.bodies) == [5, 6, 7, 8]
     assert body["pilotfish"]["degraded"] is True
     assert body["choices"][0]["message"]["content"] == "hello"
+    assert body["usage"]["prompt_tokens"] == 4 * 11
 
 
 async def test_with_the_critic_down_it_answers_and_says_so(service):
@@ -224,6 +227,9 @@ async def test_overload_is_answered_at_once(service):
         (ASK | {"messages": [{"role": "pirate"}]}, 400, "messages.0.role"),
         (ASK | {"n": 0.5}, 400, "n"),
         (ASK | {"n": 65}, 400, "n"),
+        (ASK | {"n": 0}, 400, "n"),
+        (ASK | {"n": True}, 400, "n"),
+        (ASK | {"stream_options": "usage"}, 400, "stream_options"),
         (ASK | {"pilotfish": {"k": 0}}, 400, "pilotfish.k"),
         (ASK | {"pilotfish": {"k": 65}}, 400, "pilotfish.k"),
         (ASK | {"pilotfish": {"strategy": "mcts"}}, 400, "pilotfish.strategy"),
@@ -241,10 +247,64 @@ async def test_a_wrong_request_names_its_field_in_openais_shape(service, body, s
 
 
 async def test_what_is_not_json_is_said_to_be(service):
-    for content in (b"{", b"[1]"):
+    for content in (b"{", b"[1]", b"[" * 100_000):
         answer = await service.client.post("/v1/chat/completions", content=content)
         assert answer.status_code == 400
         assert "JSON" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("value", ["NaN", r'"\ud800"'])
+async def test_what_cannot_be_passed_on_as_json_is_refused(service, value):
+    content = json.dumps(ASK | {"user": 0}).replace('"user": 0', f'"user": {value}')
+    answer = await service.client.post("/v1/chat/completions", content=content)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "policy_refused")
+
+
+async def test_a_body_too_large_is_told_in_openais_shape(service):
+    async def pieces():
+        for _ in range(16):
+            yield b" " * 2**16
+
+    for content in (b" " * 2**20, pieces()):
+        for path in ("/v1/chat/completions", "/v1/score"):
+            answer = await service.client.post(path, content=content)
+            assert answer.status_code == 413
+            assert "at most 0.5 MB" in answer.json()["error"]["message"]
+            if not isinstance(content, bytes):
+                break
+
+
+def events(*chunks):
+    text = "".join(f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n" for chunk in chunks)
+    return Response(text, media_type="text/event-stream")
+
+
+async def test_a_line_separator_in_what_a_candidate_says_does_not_break_it(service):
+    said = {"delta": {"content": "a\u2028b\x85c"}, "finish_reason": "stop"}
+    service.up.broken[0] = events(*({"choices": [{"index": i, **said}]} for i in range(4)))
+    answer = (await service.ask()).json()
+    assert answer["choices"][0]["message"]["content"] == "a\u2028b\x85c"
+
+
+async def test_a_compressed_stream_is_passed_on_readable(service):
+    packed = {"content-encoding": "gzip", "content-type": "text/event-stream"}
+    service.up.broken[0] = Response(gzip.compress(b"data: hi\n\n"), headers=packed)
+    assert (await service.ask(model="p:plain", stream=True)).text == "data: hi\n\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"choices": [{"index": 0, "message": None}]},
+        {"choices": [], "usage": "much"},
+        {"choices": []},
+    ],
+)
+async def test_a_policy_without_n_that_answers_nonsense_does_not_hang(service, answer):
+    service.context.parts.policies["p"].settings.n = False
+    service.up.broken = dict.fromkeys(range(9), JSONResponse(answer))
+    told = await asyncio.wait_for(service.ask(), 5)
+    assert (told.status_code, told.json()["error"]["code"]) == (502, "policy_error")
 
 
 @pytest.mark.parametrize(
@@ -256,6 +316,11 @@ async def test_what_is_not_json_is_said_to_be(service):
         (JSONResponse({"error": {"message": "who?"}}, 401), 502, "policy_error"),
         (JSONResponse({"detail": "boom"}, 500), 502, "policy_error"),
         (JSONResponse(["nonsense"]), 502, "policy_error"),
+        (JSONResponse({"error": "no such model"}, 400), 400, "policy_refused"),
+        (events({"error": "boom"}), 502, "policy_error"),
+        (events({"choices": [{"delta": {}}]}), 502, "policy_error"),
+        (events({"choices": ["nonsense"]}), 502, "policy_error"),
+        (events({"usage": "much"}), 502, "policy_error"),
     ],
 )  # fmt: skip
 async def test_what_the_policy_answers_wrong_is_told_apart(service, upstream_says, status, code):
