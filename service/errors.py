@@ -18,6 +18,7 @@ from search.errors import (
     PolicyRefused,
     SandboxError,
 )
+from service.redis_state import StateError
 
 log = structlog.get_logger()
 
@@ -75,6 +76,8 @@ def api_error(error: Exception) -> ApiError:
             return ApiError(502, f"critic: {error}", code="critic_error")
         case SandboxError():
             return ApiError(502, f"sandbox: {error}", code="sandbox_error")
+        case StateError():
+            return ApiError(503, str(error), code="state_error", headers={"Retry-After": "1"})
     return ApiError(500, "internal error; the log has more", code="internal_error")
 
 
@@ -103,7 +106,7 @@ def install(app: FastAPI) -> None:
         told = ApiError(error.status_code, message)
         return JSONResponse(told.body, told.status, error.headers)
 
-    for kind in (ApiError, ContextTooLong, PolicyError, CriticError, SandboxError, Exception):
+    for kind in (ApiError, PolicyError, CriticError, SandboxError, StateError, Exception):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)

@@ -15,7 +15,8 @@ from __future__ import annotations
 import json
 import time
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -54,6 +55,14 @@ class RunGone(StateError):
     """There is no such run (any more)."""
 
 
+@contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        yield
+    except RedisError as error:
+        raise StateError(f"Redis: {error}") from error
+
+
 class RedisState:
     """The state of all runs. Raises ``StateError`` where Redis fails."""
 
@@ -87,6 +96,10 @@ class RedisState:
             "created_at": str(now),
             "meta": json.dumps(meta),
         }
+        with _answering():
+            await self._create(run_id, fields, now)
+
+    async def _create(self, run_id: str, fields: dict[str, Any], now: float) -> None:
         async with self.redis.pipeline(transaction=True) as pipe:
             pipe.hset(_run(run_id), mapping=fields)
             pipe.expire(_run(run_id), self._lifetime)
@@ -97,7 +110,8 @@ class RedisState:
 
     async def request(self, run_id: str) -> str:
         """The JSON that the run was made from. Raises: ``RunGone``."""
-        packed = await self.redis.hget(_run(run_id), "request")
+        with _answering():
+            packed = await self.redis.hget(_run(run_id), "request")
         if packed is None:
             raise RunGone(f"there is no run {run_id!r}")
         return _unpack(packed)
@@ -111,27 +125,30 @@ class RedisState:
 
     async def page(self, *, limit: int, after: str | None) -> list[dict[str, Any]]:
         """Summaries, newest first, behind the run ``after``."""
-        start = 0
-        if after is not None:
-            rank = await self.redis.zrevrank(RUNS, after)
-            if rank is None:
-                raise RunGone(f"there is no run {after!r} to list behind")
-            start = int(rank) + 1
-        ids = await self.redis.zrevrange(RUNS, start, start + limit - 1)
+        with _answering():
+            start = 0
+            if after is not None:
+                rank = await self.redis.zrevrank(RUNS, after)
+                if rank is None:
+                    raise RunGone(f"there is no run {after!r} to list behind")
+                start = int(rank) + 1
+            ids = await self.redis.zrevrange(RUNS, start, start + limit - 1)
         summaries = await self._summaries([run_id.decode() for run_id in ids])
         return [summary for summary in summaries if summary is not None]
 
     async def _summaries(self, ids: list[str]) -> list[dict[str, Any] | None]:
         names = ["request", "status", "created_at", "ended_at", "meta", "result"]
-        async with self.redis.pipeline(transaction=False) as pipe:
-            for run_id in ids:
-                pipe.hmget(_run(run_id), names)
-            rows = await pipe.execute()
+        with _answering():
+            async with self.redis.pipeline(transaction=False) as pipe:
+                for run_id in ids:
+                    pipe.hmget(_run(run_id), names)
+                rows = await pipe.execute()
         return [_summary(i, row) for i, row in zip(ids, rows, strict=True)]
 
     async def move(self, run_id: str, status: str, *, after: tuple[str, ...]) -> bool:
         """Set the status if it is one of ``after``; whether it was."""
-        return bool(await self._move(keys=[_run(run_id)], args=[status, *after]))
+        with _answering():
+            return bool(await self._move(keys=[_run(run_id)], args=[status, *after]))
 
     async def finish(self, run_id: str, status: str, result: dict[str, Any]) -> None:
         """The run has ended, for good."""
@@ -140,20 +157,19 @@ class RedisState:
             "ended_at": str(time.time()),
             "result": _pack(json.dumps(result)),
         }
-        await self.redis.hset(_run(run_id), mapping=fields)
+        with _answering():
+            await self.redis.hset(_run(run_id), mapping=fields)
 
     def journal(self, run_id: str) -> RedisJournal:
         return RedisJournal(self, run_id)
 
     async def append(self, run_id: str, entry: dict[str, Any]) -> str:
         """Raises: ``RunGone``; ``StateError``."""
-        try:
+        with _answering():
             added = await self._append(
                 keys=[_journal(run_id), _run(run_id)],
                 args=[_pack(json.dumps(entry)), self._lifetime],
             )
-        except RedisError as error:
-            raise StateError(f"Redis: {error}") from error
         if added is None:
             raise RunGone(f"there is no run {run_id!r}")
         return str(added.decode())
@@ -161,10 +177,8 @@ class RedisState:
     async def entries(self, run_id: str, *, after: str = "-") -> list[dict[str, Any]]:
         """The journal, oldest first, each entry with its ``id``."""
         start = "-" if after == "-" else f"({after}"
-        try:
+        with _answering():
             rows = await self.redis.xrange(_journal(run_id), min=start)
-        except RedisError as error:
-            raise StateError(f"Redis: {error}") from error
         return [_entry(row) for row in rows or []]
 
     async def follow(
@@ -174,7 +188,9 @@ class RedisState:
         not end: the caller knows when the run has."""
         last = after
         while True:
-            found = await self._readers.xread({_journal(run_id): last}, block=_BLOCK_MS, count=100)
+            with _answering():
+                journals = {_journal(run_id): last}
+                found = await self._readers.xread(journals, block=_BLOCK_MS, count=100)
             if not found:
                 yield None
             for _, rows in found or []:

@@ -16,6 +16,7 @@ from pilotfish.api import (
 )
 from pilotfish.trajectory import Trajectory
 from search.contracts import Critic
+from search.errors import CriticError
 from search.selection import select
 from service.errors import ApiError
 from service.routes.context import InContext, while_present
@@ -75,12 +76,20 @@ async def selections(
 async def _rescore(critic: Critic, trajectories: list[Trajectory]) -> None:
     async def one(trajectory: Trajectory) -> None:
         qs = await critic.score_turns(trajectory.messages)
-        for step, q in zip(trajectory.steps, qs, strict=True):
+        # turns of the prefix, as of examples shown to the agent, have a Q too
+        own = qs[len(qs) - len(trajectory.steps) :]
+        for step, q in zip(trajectory.steps, own, strict=True):
             step.decision.winner.q = q
 
-    async with asyncio.TaskGroup() as group:
-        for trajectory in trajectories:
-            group.create_task(one(trajectory))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for trajectory in trajectories:
+                group.create_task(one(trajectory))
+    except* CriticError as errors:
+        failure = errors.exceptions[0]
+    else:
+        return
+    raise failure
 
 
 def _needed(critic: Critic | None) -> Critic:

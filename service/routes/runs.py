@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -18,6 +19,7 @@ from service.routes.context import Context, InContext
 from service.runs.views import run_view, trajectories_of
 
 router = APIRouter(prefix="/v1/runs", tags=["runs"])
+_EVENT_ID = re.compile(r"[0-9]{1,19}(-[0-9]{1,19})?")
 
 
 @router.post("", status_code=202)
@@ -106,7 +108,7 @@ async def events(
     goes on behind that event."""
     await _summary(context, run_id)
     after = last_event_id or "0"
-    if not after.replace("-", "", 1).isdigit():
+    if not _EVENT_ID.fullmatch(after):
         raise ApiError(400, f"{after!r} is no event id", param="Last-Event-ID")
     return StreamingResponse(_events(context, run_id, after), media_type="text/event-stream")
 

@@ -40,6 +40,8 @@ class RunQueue:
 
     async def __aenter__(self) -> RunQueue:
         await self.docket.__aenter__()
+        # docket takes no task that it does not know, and only a worker's process knows ours
+        self.docket.register(_elsewhere, names=[_TASK])
         return self
 
     async def __aexit__(
@@ -57,6 +59,11 @@ class RunQueue:
     async def cancel(self, run_id: str) -> None:
         """Take it out of the queue, or tell its worker to stop."""
         await self.docket.cancel(run_id)
+
+
+async def _elsewhere(run_id: str) -> None:
+    """Stands for the task where no worker is."""
+    raise AssertionError("a process without a worker was given a run")
 
 
 class RunWorker:

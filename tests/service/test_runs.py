@@ -6,10 +6,11 @@ import json
 import httpx
 import pytest
 
-from pilotfish import AsyncPilotfish, Lookahead, Selection, Strategy, Task
-from pilotfish.errors import BadRequest, NotFound
+from pilotfish import AsyncPilotfish, Lookahead, Message, Selection, Strategy, Task
+from pilotfish.errors import BadRequest, NotFound, ServerFailed
 from search.fakes import FakeCritic, FakePolicy, FakeSandboxes, turn_by_turn
 from service.app import create_app
+from service.redis_state import RedisState
 from service.settings import FakePolicySettings, FakeSandboxSettings, Settings
 from tests.upstream import serving
 
@@ -89,8 +90,9 @@ async def test_the_event_stream_is_server_sent_events(service):
         last = blocks[-1]
         assert last[1] == "event: run_ended"
         assert json.loads(last[2].removeprefix("data: "))["status"] == "succeeded"
-        bad = await http.get(path, headers={"Last-Event-ID": "soon"})
-        assert bad.status_code == 400
+        for wrong in (b"soon", b"1-", b"\xb2", b"9" * 30):
+            bad = await http.get(path, headers=[(b"last-event-id", wrong)])
+            assert bad.status_code == 400
 
 
 async def test_a_run_is_cancelled_and_keeps_what_was_done(service):
@@ -245,6 +247,47 @@ async def test_lookahead_score_and_selection_without_a_run(service):
         await client.select([trajectories[0]] * 257)
 
 
+async def test_selection_reads_a_trajectory_whose_prefix_has_turns_of_its_own(service):
+    _, client = service
+    run = await client.run(TASK, TWO)
+    trajectories = await client.trajectories(run.id)
+    for trajectory in trajectories:
+        trajectory.prefix += [Message.assistant("pwd"), Message.user("go on")]
+    assert (await client.select(trajectories)).q == [0.4, 0.4]
+
+
+async def test_selection_names_what_failed(service):
+    app, client = service
+    run = await client.run(TASK, TWO)
+    trajectories = await client.trajectories(run.id)
+    app.state.context.parts.critics["c"].down = True
+    with pytest.raises(ServerFailed) as caught:
+        await client.select(trajectories)
+    assert caught.value.code == "critic_error"
+    async with httpx.AsyncClient(base_url=client.url) as http:
+        given = trajectories[0].model_dump(mode="json")
+        given["steps"][0]["decision"]["chosen"] = 7
+        answer = await http.post("/v1/selections", json={"trajectories": [given]})
+        assert (answer.status_code, "chosen is 7" in answer.text) == (400, True)
+
+
+async def test_a_process_without_a_worker_queues_runs_for_others(redis_url):
+    def settings(worker):
+        return Settings(
+            policies={"p": FakePolicySettings(type="fake", says=["```bash\nsubmit\n```"])},
+            sandboxes={"fake": FakeSandboxSettings(type="fake")},
+            redis_url=redis_url,
+            worker=worker,
+        )
+
+    async with serving(create_app(settings(False))) as url, AsyncPilotfish(url) as client:
+        made = await client.create_run(TASK, Strategy(lookahead=Lookahead(k=1)))
+        assert made.status == "queued"
+        async with serving(create_app(settings(True))):
+            ended = await asyncio.wait_for(client.wait(made.id), 10)
+    assert ended.status == "succeeded"
+
+
 async def test_where_keys_are_set_up_a_known_one_is_needed(redis_url):
     settings = Settings(
         policies={"p": FakePolicySettings(type="fake", says=["x"])},
@@ -277,3 +320,21 @@ async def test_operations_say_how_it_is(service):
         assert (ready.status_code, ready.json()["missing"]) == (503, ["no policy is set up"])
         missing = await http.get("/v1/nothing")
         assert "no route GET /v1/nothing" in missing.json()["error"]["message"]
+
+
+async def test_without_redis_it_says_so_and_asks_to_come_again(service):
+    app, client = service
+    context = app.state.context
+    context.state = RedisState("redis://127.0.0.1:9/0", lifetime=60)
+    async with httpx.AsyncClient(base_url=client.url) as http:
+        answers = [
+            await http.post("/v1/runs", json={"task": TASK.model_dump()}),
+            await http.get("/v1/runs"),
+            await http.get("/v1/runs/some"),
+            await http.post("/v1/runs/some/cancel"),
+        ]
+    await context.state.close()
+    for answer in answers:
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "state_error")
+        assert answer.json()["error"]["message"].startswith("Redis: ")
+        assert answer.headers["retry-after"] == "1"

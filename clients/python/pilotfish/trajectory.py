@@ -8,9 +8,9 @@ messages and then steps, up to an exit status and maybe a reward.
 from __future__ import annotations
 
 import uuid
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pilotfish.messages import Message
 
@@ -98,6 +98,12 @@ class Decision(BaseModel):
     """From asking the policy until its last candidate (or until the rest were cancelled)."""
     seconds: float = 0.0
     """The whole decision."""
+
+    @model_validator(mode="after")
+    def _has_what_was_chosen(self) -> Self:
+        if not any(c.index == self.chosen and c.message is not None for c in self.candidates):
+            raise ValueError(f"chosen is {self.chosen}; there is no such candidate with a message")
+        return self
 
     @property
     def winner(self) -> Candidate:
