@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2.exceptions import TemplateError
+
 from critic.errors import CriticInputError, HistoryTooLong, NotAppendOnly
 from pilotfish import Message
 
@@ -90,6 +92,8 @@ class Renderer:
         self, state: Sequence[Message], action: Message, *, policy: str | None = None
     ) -> list[int]:
         """Tokens of the state and one agent turn, up to where its Q is read."""
+        if action.role != "assistant":
+            raise CriticInputError(f"an action is an assistant's message; got one of {action.role}")
         rendered = self.render([*state, action], policy=policy)
         return rendered.ids[: rendered.turn_ends[-1] + 1]
 
@@ -134,15 +138,21 @@ class Renderer:
         return text.rstrip("\n"), text[len(text.rstrip("\n")) :]
 
     def _text(self, messages: Sequence[Message]) -> str:
-        rendered = self.tokenizer.apply_chat_template(
-            [_for_template(m) for m in messages], tokenize=False, add_generation_prompt=False
-        )
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                [_for_template(m) for m in messages], tokenize=False, add_generation_prompt=False
+            )
+        except (TemplateError, AttributeError, TypeError) as error:
+            raise CriticInputError(f"the critic's chat template fails here: {error}") from error
         return str(rendered)
 
     def _tokens(self, text: str) -> list[int]:
         if not text:
             return []
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        try:
+            return list(self.tokenizer.encode(text, add_special_tokens=False))
+        except TypeError as error:  # half of a surrogate pair
+            raise CriticInputError(f"the critic's tokenizer cannot read this: {error}") from error
 
     def _check(self) -> None:
         """The segments of a probe, put together, are what the template makes of the whole of it,

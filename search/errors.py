@@ -30,6 +30,10 @@ class CriticError(SearchError):
     """The critic gave no score. Search goes on without it, and says so."""
 
 
+class CriticRefused(CriticError):
+    """The critic cannot read this history: asking again is no use."""
+
+
 class SandboxError(SearchError):
     """A sandbox could not be started, or did not do what was asked of it."""
 

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from search.errors import (
     ContextTooLong,
     CriticError,
+    CriticRefused,
     PolicyError,
     PolicyRefused,
     SandboxError,
@@ -72,6 +73,8 @@ def api_error(error: Exception) -> ApiError:
             return ApiError(error.status, f"policy: {error}", code="policy_refused")
         case PolicyError():
             return ApiError(502, f"policy: {error}", code="policy_error")
+        case CriticRefused():
+            return ApiError(400, f"critic: {error}", code="critic_refused", param="messages")
         case CriticError():
             return ApiError(502, f"critic: {error}", code="critic_error")
         case SandboxError():

@@ -10,7 +10,7 @@ from typing import ParamSpec
 from critic.errors import CriticInputError
 from critic.scoring import Scorer
 from pilotfish import Message
-from search.errors import CriticError
+from search.errors import CriticRefused
 from service.settings import TorchCriticSettings
 
 P = ParamSpec("P")
@@ -45,4 +45,4 @@ class TorchCritic:
         try:
             return await loop.run_in_executor(self._thread, lambda: work(*args, **kwargs))
         except CriticInputError as error:
-            raise CriticError(str(error)) from error
+            raise CriticRefused(str(error)) from error

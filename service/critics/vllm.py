@@ -6,6 +6,7 @@ of the last step when the candidates of this one arrive.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import stamina
 from critic.checkpoint import read_card, read_renderer
 from critic.errors import CriticInputError
 from pilotfish import Message
-from search.errors import CriticError
+from search.errors import CriticError, CriticRefused
 from service.settings import VllmCriticSettings
 
 
@@ -50,7 +51,7 @@ class VllmCritic:
         try:
             rows = [self.renderer.render_action(state, action) for action in actions]
         except CriticInputError as error:
-            raise CriticError(str(error)) from error
+            raise CriticRefused(str(error)) from error
         return await self._classify(rows)
 
     async def score_turns(self, messages: Sequence[Message]) -> list[float]:
@@ -59,7 +60,7 @@ class VllmCritic:
         try:
             rendered = self.renderer.render(messages)
         except CriticInputError as error:
-            raise CriticError(str(error)) from error
+            raise CriticRefused(str(error)) from error
         rows = [rendered.ids[: end + 1] for end in rendered.turn_ends]
         return await self._classify(rows) if rows else []
 
@@ -67,7 +68,7 @@ class VllmCritic:
         try:
             return self.renderer.render(state).ids
         except CriticInputError as error:
-            raise CriticError(str(error)) from error
+            raise CriticRefused(str(error)) from error
 
     async def _classify(self, rows: list[list[int]]) -> list[float]:
         body = {"model": self.settings.model, "input": rows, "use_activation": False}
@@ -77,10 +78,12 @@ class VllmCritic:
             what = str(error) or type(error).__name__
             raise CriticError(f"{self.settings.url}: {what}") from error
         if response.status_code != 200:
-            raise CriticError(f"{self.settings.url} answers {response.status_code}: "
-                              f"{response.text[:300]}")  # fmt: skip
+            kind = CriticRefused if response.status_code == 400 else CriticError
+            told = response.text[:300]
+            raise kind(f"{self.settings.url} answers {response.status_code}: {told}")
         try:
-            return [self.card.q(_scalar(row)) for row in response.json()["data"]]
+            given = [_scalar(row) for _, row in zip(rows, response.json()["data"], strict=True)]
+            return [self.card.q(scalar) for scalar in given]
         except (KeyError, TypeError, ValueError) as error:
             raise CriticError(f"not an answer of /classify: {response.text[:200]!r}") from error
 
@@ -93,4 +96,6 @@ def _scalar(row: dict[str, Any]) -> float:
     probs = row["probs"]
     if len(probs) != 1:
         raise ValueError(f"{len(probs)} labels; a critic has one")
-    return float(probs[0])
+    if not math.isfinite(scalar := float(probs[0])):
+        raise ValueError(f"{scalar} is no value")
+    return scalar

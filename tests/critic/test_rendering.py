@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from critic.errors import CriticInputError, HistoryTooLong, NotAppendOnly
 from critic.rendering import Renderer
 from pilotfish import Message
-from tests.tiny import FORGETFUL_TEMPLATE, tokenizer
+from tests.tiny import CHAT_TEMPLATE, FORGETFUL_TEMPLATE, tokenizer
 
 TOKENIZER = tokenizer()
 RENDERER = Renderer(TOKENIZER)
@@ -74,6 +74,16 @@ def test_what_cannot_be_rendered_says_why():
         RENDERER.render([])
     with pytest.raises(HistoryTooLong, match="the critic reads 5"):
         Renderer(TOKENIZER, max_tokens=5).render([Message.user("much too long")])
+    with pytest.raises(CriticInputError, match="an assistant's message; got one of user"):
+        RENDERER.render_action([Message.user("u")], Message.user("u"))
+    with pytest.raises(CriticInputError, match="cannot read this"):
+        RENDERER.render([Message.user("\ud800")])
+    with pytest.raises(CriticInputError, match="template fails here"):
+        RENDERER.render([Message(role="user", content=[{"type": "text", "text": 5}])])
+    picky = "{% if m.role == 'tool' %}{{ raise_exception('no tools, please') }}{% endif %}"
+    template = CHAT_TEMPLATE.replace("{% for m in messages %}", "{% for m in messages %}" + picky)
+    with pytest.raises(CriticInputError, match="no tools, please"):
+        Renderer(tokenizer(template)).render([Message(role="tool", content="x")])
     bare = tokenizer()
     bare.chat_template = None
     with pytest.raises(CriticInputError, match="no chat template"):

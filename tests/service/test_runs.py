@@ -322,6 +322,14 @@ async def test_operations_say_how_it_is(service):
         assert "no route GET /v1/nothing" in missing.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("path", ["/v1/score", "/v1/lookahead"])
+async def test_a_candidate_that_is_no_agents_turn_is_refused(service, path):
+    hi = {"role": "user", "content": "hi"}
+    async with httpx.AsyncClient(base_url=service[1].url) as http:
+        answer = await http.post(path, json={"messages": [hi], "candidates": [hi]})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "candidates.0")
+
+
 async def test_without_redis_it_says_so_and_asks_to_come_again(service):
     app, client = service
     context = app.state.context

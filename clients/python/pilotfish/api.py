@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pilotfish.messages import Message
 from pilotfish.strategy import Lookahead, Strategy
@@ -22,6 +22,15 @@ class _Wire(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+def _is_turn(message: Message) -> Message:
+    if message.role != "assistant":
+        raise ValueError(f"a candidate is an assistant's message; got one of {message.role}")
+    return message
+
+
+Turn = Annotated[Message, AfterValidator(_is_turn)]
+
+
 class LookaheadRequest(_Wire):
     """``POST /v1/lookahead``: decide one step, execute nothing."""
 
@@ -32,7 +41,7 @@ class LookaheadRequest(_Wire):
     critic: str | None = None
     session: str | None = Field(default=None, max_length=200)
     """Calls of one session reach the same replicas, which keep its prefix."""
-    candidates: list[Message] | None = Field(default=None, min_length=1, max_length=64)
+    candidates: list[Turn] | None = Field(default=None, min_length=1, max_length=64)
     """Your own candidates: they are scored and chosen from, and the policy is not asked."""
 
 
@@ -47,7 +56,7 @@ class ScoreRequest(_Wire):
     of the history."""
 
     messages: list[Message] = Field(min_length=1)
-    candidates: list[Message] | None = Field(default=None, min_length=1, max_length=256)
+    candidates: list[Turn] | None = Field(default=None, min_length=1, max_length=256)
     critic: str | None = None
     session: str | None = Field(default=None, max_length=200)
 
