@@ -71,8 +71,11 @@ def encode(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]]) -
     return Example(ids, own)
 
 
-def read_examples(path: Path, tokenizer: PreTrainedTokenizerFast) -> list[Example]:
+def read_examples(
+    path: Path, tokenizer: PreTrainedTokenizerFast, solved_only: bool = False
+) -> list[Example]:
     rows = [json.loads(line) for line in path.open()]
+    rows = [row for row in rows if row["reward"] > 0 or not solved_only]
     examples = [encode(tokenizer, row["messages"]) for row in rows]
     return [example for example in examples if len(example.ids) <= CONTEXT]
 
@@ -263,10 +266,11 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=Recipe.peak_rate)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--count", type=int, help="use only the first so many trajectories")
+    parser.add_argument("--solved-only", action="store_true", help="leave out what failed")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(options.tokenizer)
-    examples = read_examples(options.data, tokenizer)[: options.count]
+    examples = read_examples(options.data, tokenizer, options.solved_only)[: options.count]
     lengths = [len(example.ids) for example in examples]
     print(f"{len(examples)} trajectories, {sum(lengths)} tokens, longest {max(lengths)}")
     recipe = Recipe(
