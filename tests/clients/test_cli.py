@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from search.fakes import FakePolicy
+from search.fakes import FakePolicy, turn_by_turn
 from tests.clients.conftest import TASK, TURNS
 
 
@@ -38,6 +38,8 @@ class Cli:
 @pytest.fixture
 def cli(service, tmp_path):
     (tmp_path / "task.json").write_text(TASK.model_dump_json())
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "null.json").write_text('{"lookahead": null}')
     return Cli(service[0], tmp_path)
 
 
@@ -126,6 +128,11 @@ async def test_ctrl_c_cancels_the_run(cli, service):
         (["runs", "show", "nope"], 4, "there is no run 'nope'"),
         (["score", "task.json"], 2, 'neither "messages" nor "steps"'),
         (["select", "task.json"], 2, "task_id: Field required"),
+        (["run", "[/b].json"], 2, "cannot read [/b].json"),
+        (["run", "task.json", "--model", "[/b]"], 4, "there is no model '[/b]'"),
+        (["run", "bytes.json"], 2, "cannot read bytes.json: it is not UTF-8 text"),
+        (["run", "task.json", "-s", "null.json", "-k", 2], 2, "the strategy: lookahead"),
+        (["run", "task.json", "--json", "-o", "no/such/folder"], 2, "cannot write no/such/folder"),
     ],
 )
 async def test_an_error_is_one_line_and_has_its_exit_code(cli, words, code, message):
@@ -134,6 +141,15 @@ async def test_an_error_is_one_line_and_has_its_exit_code(cli, words, code, mess
     assert message in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
+
+
+async def test_what_runs_say_is_shown_as_it_is(cli, service):
+    service[1].state.context.parts.policies["p"] = FakePolicy(turn_by_turn(["[/b]"]), name="[/p]")
+    (cli.folder / "odd.json").write_text(TASK.model_copy(update={"id": "[bold]"}).model_dump_json())
+    _, out, err = await cli("run", "odd.json", "-k", 1)
+    assert ("task [bold]" in out, "Traceback" in err) == (True, False)
+    _, out, err = await cli("runs", "list", "--limit", 1)
+    assert ("[/p]" in out, err) == (True, "")
 
 
 async def test_no_service_and_no_key_are_told_apart(cli):

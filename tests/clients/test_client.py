@@ -22,7 +22,9 @@ from pilotfish.errors import (
     RequestTimeout,
     ServerFailed,
     TooLarge,
+    UnexpectedAnswer,
 )
+from search.fakes import FakeSandboxes
 from tests.clients.conftest import TASK
 from tests.upstream import serving
 
@@ -107,6 +109,25 @@ async def test_an_answer_that_is_not_json_is_still_an_error_of_its_kind(troubled
     async with AsyncPilotfish(url, retries=0) as client:
         with pytest.raises(ServerFailed, match="the service answers 502"):
             await client.get_run("x")
+
+
+async def test_what_answers_but_is_not_the_service_is_said_to_be_that(troubled):
+    url, service = troubled
+    service.answers = [PlainTextResponse("<html>welcome</html>")]
+    async with AsyncPilotfish(url) as client:
+        for call in (client.get_run, client.trajectories):
+            with pytest.raises(UnexpectedAnswer, match="Is it this version"):
+                await call("x")
+
+
+async def test_a_line_separator_in_an_output_does_not_break_the_download(service):
+    url, app = service
+    output = "a\u2028b\x85c\u2029"
+    app.state.context.parts.sandboxes["fake"] = FakeSandboxes(lambda command: output)
+    async with AsyncPilotfish(url, "k1") as client:
+        run = await client.run(TASK)
+        [trajectory] = await client.trajectories(run.id)
+    assert trajectory.steps[0].observation.output == output
 
 
 async def test_no_answer_and_no_service_are_told_apart(troubled):

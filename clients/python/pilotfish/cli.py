@@ -1,7 +1,8 @@
 """The command line, ``pilotfish``: a thin layer over the SDK. Knows no HTTP.
 
 Exit codes: 0 done; 1 the run failed or nothing was selected; 2 wrong usage or input; 3 the service
-cannot be reached or did not answer; 4 it answered with an error; 130 stopped by Ctrl-C.
+cannot be reached, does not answer or is another; 4 it answered with an error; 130 stopped by
+Ctrl-C.
 """
 
 from __future__ import annotations
@@ -18,11 +19,18 @@ import typer
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from pilotfish.api import FINAL_STATUSES, RunView
 from pilotfish.client import DEFAULT_URL, Pilotfish
-from pilotfish.errors import ApiStatusError, ConnectionFailed, PilotfishError, RequestTimeout
+from pilotfish.errors import (
+    ApiStatusError,
+    ConnectionFailed,
+    PilotfishError,
+    RequestTimeout,
+    UnexpectedAnswer,
+)
 from pilotfish.strategy import Strategy
 from pilotfish.task import Task
 from pilotfish.trajectory import Trajectory
@@ -130,7 +138,8 @@ def _plan(
         if value is not None and field is None:
             plan[part] = value
         elif value is not None and field is not None:
-            plan[part] = {**plan.get(part, {}), field: value}
+            given = _valid(Strategy, plan, "the strategy").model_dump(exclude_unset=True)
+            plan[part] = {**given.get(part, {}), field: value}
     return _valid(Strategy, plan, "the strategy")
 
 
@@ -181,7 +190,7 @@ def select(
 ) -> None:
     """Which of several finished trajectories to return."""
     client: Pilotfish = context.obj
-    lines = [line for line in _text(file).splitlines() if line.strip()]
+    lines = [line for line in _text(file).split("\n") if line.strip()]
     trajectories = [_valid(Trajectory, _loads(line, file), str(file)) for line in lines]
     options: dict[str, Any] = {"rescore": rescore}
     options |= {} if abstain_below is None else {"abstain_below": abstain_below}
@@ -193,7 +202,7 @@ def select(
         table = Table("rank", "line", "task", "exit status", "last Q")
         for rank, i in enumerate(choice.ranking, start=1):
             found = trajectories[i]
-            table.add_row(str(rank), str(i + 1), found.task_id, str(found.exit_status),
+            table.add_row(str(rank), str(i + 1), escape(found.task_id), str(found.exit_status),
                           _number(choice.q[i]))  # fmt: skip
         screen.print(table)
         told = "none" if choice.chosen is None else f"line {choice.chosen + 1}"
@@ -219,9 +228,9 @@ def list_runs(
         table.add_row(
             run.id,
             run.status,
-            run.task_id,
-            run.policy,
-            run.critic or "-",
+            escape(run.task_id),
+            escape(run.policy),
+            escape(run.critic or "-"),
             str(run.strategy.lookahead.k),
             str(run.strategy.selection.n),
             _age(run.created_at),
@@ -276,10 +285,14 @@ def _watch(client: Pilotfish, run_id: str, *, quiet: bool = False) -> RunView:
     """The run when it has ended; shows its trajectories until then."""
     if quiet:
         return client.wait(run_id)
+    shown = time.monotonic()
     with Live(_table(client.get_run(run_id)), console=complaints, transient=True) as live:
         for event in client.events(run_id):
-            if event.kind in ("decided", "trajectory_started", "trajectory_ended"):
+            # not at every event: the service reads the whole journal for it
+            waited = time.monotonic() - shown
+            if waited > 0.5 and event.kind in ("decided", "trajectory_started", "trajectory_ended"):
                 live.update(_table(client.get_run(run_id)))
+                shown = time.monotonic()
     return client.get_run(run_id)
 
 
@@ -289,21 +302,22 @@ def _show(run: RunView, as_json: bool) -> None:
         return
     screen.print(_table(run))
     if run.error:
-        screen.print(f"error: {run.error}", highlight=False)
+        screen.print(f"error: {run.error}", highlight=False, markup=False)
     if run.status in FINAL_STATUSES:
         told = "none" if run.selected is None else str(run.selected)
-        screen.print(f"selected: {told} {f'({run.reason})' if run.reason else ''}")
+        screen.print(f"selected: {told} {f'({run.reason})' if run.reason else ''}", markup=False)
 
 
 def _table(run: RunView) -> Table:
-    title = f"run {run.id}: {run.status}, task {run.task_id}, {run.usage.total_tokens} tokens"
+    task, tokens = escape(run.task_id), run.usage.total_tokens
+    title = f"run {run.id}: {run.status}, task {task}, {tokens} tokens"
     table = Table("", "exit status", "steps", "last Q", "reward", "tokens", title=title)
     for found in run.trajectories:
         chosen = found.number == run.selected
         table.add_row(
             str(found.number),
             (found.exit_status or "...")
-            + (f": {found.exit_message}" if found.exit_message else ""),
+            + (f": {escape(found.exit_message)}" if found.exit_message else ""),
             str(found.steps),
             _number(found.last_q),
             _number(found.reward),
@@ -332,6 +346,8 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"cannot read {file}: it is not UTF-8 text") from error
 
 
 def _loads(text: str, file: Path) -> dict[str, Any]:
@@ -363,9 +379,12 @@ def _valid(kind: type[Any], value: dict[str, Any], where: str) -> Any:
 
 
 def _write(out: Path, trajectories: list[Trajectory]) -> None:
-    with out.open("w", encoding="utf-8") as file:
-        for trajectory in trajectories:
-            file.write(trajectory.model_dump_json(exclude_defaults=True) + "\n")
+    try:
+        with out.open("w", encoding="utf-8") as file:
+            for trajectory in trajectories:
+                file.write(trajectory.model_dump_json(exclude_defaults=True) + "\n")
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror}") from error
 
 
 def main() -> None:
@@ -374,7 +393,7 @@ def main() -> None:
         code = app(standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         _fail("stopped", 130)
-    except (ConnectionFailed, RequestTimeout) as error:
+    except (ConnectionFailed, RequestTimeout, UnexpectedAnswer) as error:
         _fail(str(error), 3)
     except ApiStatusError as error:
         _fail(str(error), 4)
@@ -391,7 +410,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    complaints.print(f"[red]error:[/] {message}", soft_wrap=True, highlight=False)
+    complaints.print(f"[red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
     raise SystemExit(code)
 
 

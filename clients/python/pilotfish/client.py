@@ -31,7 +31,13 @@ from pilotfish.api import (
     SelectionRequest,
     SelectionResponse,
 )
-from pilotfish.errors import BadRequest, ConnectionFailed, RequestTimeout, error_of
+from pilotfish.errors import (
+    BadRequest,
+    ConnectionFailed,
+    RequestTimeout,
+    UnexpectedAnswer,
+    error_of,
+)
 from pilotfish.messages import Message
 from pilotfish.strategy import Lookahead, Strategy
 from pilotfish.task import Task
@@ -114,6 +120,26 @@ def _checked(response: httpx.Response) -> httpx.Response:
     raise error_of(response.status_code, body)
 
 
+def _parsed(kind: type[Reply], response: httpx.Response) -> Reply:
+    return _read(kind, response.content, response)
+
+
+def _lines(response: httpx.Response) -> list[Trajectory]:
+    # bytes, since lines of text also end at U+2028 and its like, which JSON holds bare
+    lines = response.content.splitlines()
+    return [_read(Trajectory, line, response) for line in lines]
+
+
+def _read(kind: type[Reply], content: bytes, response: httpx.Response) -> Reply:
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        raise UnexpectedAnswer(
+            f"{response.url} answers something else than a {kind.__name__}. Is it this version of "
+            "the service? Set PILOTFISH_URL to where that is."
+        ) from error
+
+
 def _failure(url: str, error: httpx.HTTPError) -> ConnectionFailed | RequestTimeout:
     if isinstance(error, httpx.TimeoutException):
         return RequestTimeout(f"{url} did not answer in time")
@@ -194,24 +220,24 @@ class Pilotfish:
         """Decide one step. ``candidates`` are your own; without, the policy samples. ``options``:
         ``model``, ``critic``, ``session``."""
         call = _lookahead(messages, lookahead, candidates, options)
-        return LookaheadResponse.model_validate_json(self._send(call).content)
+        return _parsed(LookaheadResponse, self._send(call))
 
     def score(
         self, messages: Messages, candidates: Messages | None = None, **options: Any
     ) -> list[float]:
         """Q of each candidate, or, without candidates, of every agent turn of the history."""
         call = _score(messages, candidates, options)
-        return ScoreResponse.model_validate_json(self._send(call).content).q
+        return _parsed(ScoreResponse, self._send(call)).q
 
     def select(self, trajectories: Sequence[Trajectory], **options: Any) -> SelectionResponse:
         """Which of these trajectories to return. ``options``: ``critic``, ``abstain_below``,
         ``rescore``."""
         call = _select(trajectories, options)
-        return SelectionResponse.model_validate_json(self._send(call).content)
+        return _parsed(SelectionResponse, self._send(call))
 
     def create_run(self, task: Task, strategy: Strategy | None = None, **options: Any) -> RunView:
         """Queue a run. ``options``: ``model``, ``critic``, ``sandbox``, ``tags``."""
-        return RunView.model_validate_json(self._send(_create(task, strategy, options)).content)
+        return _parsed(RunView, self._send(_create(task, strategy, options)))
 
     def run(self, task: Task, strategy: Strategy | None = None, **options: Any) -> RunView:
         """Make a run and wait for its end. A Ctrl-C cancels it."""
@@ -224,14 +250,14 @@ class Pilotfish:
 
     def get_run(self, run_id: str) -> RunView:
         call = _Call("GET", f"/v1/runs/{run_id}")
-        return RunView.model_validate_json(self._send(call).content)
+        return _parsed(RunView, self._send(call))
 
     def list_runs(self) -> Iterator[RunView]:
         """All runs, newest first; pages are fetched as they are needed."""
         after: str | None = None
         while True:
             call = _Call("GET", "/v1/runs", after=after)
-            page = RunList.model_validate_json(self._send(call).content)
+            page = _parsed(RunList, self._send(call))
             yield from page.data
             after = page.next
             if after is None:
@@ -239,16 +265,15 @@ class Pilotfish:
 
     def cancel_run(self, run_id: str) -> RunView:
         call = _Call("POST", f"/v1/runs/{run_id}/cancel")
-        return RunView.model_validate_json(self._send(call).content)
+        return _parsed(RunView, self._send(call))
 
     def trajectory(self, run_id: str, number: int) -> Trajectory:
         call = _Call("GET", f"/v1/runs/{run_id}/trajectories/{number}")
-        return Trajectory.model_validate_json(self._send(call).content)
+        return _parsed(Trajectory, self._send(call))
 
     def trajectories(self, run_id: str) -> list[Trajectory]:
         """All trajectories of a run, whole."""
-        lines = self._send(_Call("GET", f"/v1/runs/{run_id}/trajectories")).text.splitlines()
-        return [Trajectory.model_validate_json(line) for line in lines]
+        return _lines(self._send(_Call("GET", f"/v1/runs/{run_id}/trajectories")))
 
     def events(self, run_id: str, *, after: str | None = None) -> Iterator[Event]:
         """The run's events until it has ended; taken up again where a connection breaks."""
@@ -345,26 +370,26 @@ class AsyncPilotfish:
     ) -> LookaheadResponse:
         """Decide one step; see ``Pilotfish.lookahead``."""
         call = _lookahead(messages, lookahead, candidates, options)
-        return LookaheadResponse.model_validate_json((await self._send(call)).content)
+        return _parsed(LookaheadResponse, await self._send(call))
 
     async def score(
         self, messages: Messages, candidates: Messages | None = None, **options: Any
     ) -> list[float]:
         """Q of each candidate, or, without candidates, of every agent turn of the history."""
         call = _score(messages, candidates, options)
-        return ScoreResponse.model_validate_json((await self._send(call)).content).q
+        return _parsed(ScoreResponse, await self._send(call)).q
 
     async def select(self, trajectories: Sequence[Trajectory], **options: Any) -> SelectionResponse:
         """Which of these trajectories to return."""
         call = _select(trajectories, options)
-        return SelectionResponse.model_validate_json((await self._send(call)).content)
+        return _parsed(SelectionResponse, await self._send(call))
 
     async def create_run(
         self, task: Task, strategy: Strategy | None = None, **options: Any
     ) -> RunView:
         """Queue a run."""
         call = _create(task, strategy, options)
-        return RunView.model_validate_json((await self._send(call)).content)
+        return _parsed(RunView, await self._send(call))
 
     async def run(self, task: Task, strategy: Strategy | None = None, **options: Any) -> RunView:
         """Make a run and wait for its end. Being cancelled cancels it."""
@@ -377,14 +402,14 @@ class AsyncPilotfish:
 
     async def get_run(self, run_id: str) -> RunView:
         call = _Call("GET", f"/v1/runs/{run_id}")
-        return RunView.model_validate_json((await self._send(call)).content)
+        return _parsed(RunView, await self._send(call))
 
     async def list_runs(self) -> AsyncIterator[RunView]:
         """All runs, newest first; pages are fetched as they are needed."""
         after: str | None = None
         while True:
             call = _Call("GET", "/v1/runs", after=after)
-            page = RunList.model_validate_json((await self._send(call)).content)
+            page = _parsed(RunList, await self._send(call))
             for run in page.data:
                 yield run
             after = page.next
@@ -393,16 +418,15 @@ class AsyncPilotfish:
 
     async def cancel_run(self, run_id: str) -> RunView:
         call = _Call("POST", f"/v1/runs/{run_id}/cancel")
-        return RunView.model_validate_json((await self._send(call)).content)
+        return _parsed(RunView, await self._send(call))
 
     async def trajectory(self, run_id: str, number: int) -> Trajectory:
         call = _Call("GET", f"/v1/runs/{run_id}/trajectories/{number}")
-        return Trajectory.model_validate_json((await self._send(call)).content)
+        return _parsed(Trajectory, await self._send(call))
 
     async def trajectories(self, run_id: str) -> list[Trajectory]:
         """All trajectories of a run, whole."""
-        response = await self._send(_Call("GET", f"/v1/runs/{run_id}/trajectories"))
-        return [Trajectory.model_validate_json(line) for line in response.text.splitlines()]
+        return _lines(await self._send(_Call("GET", f"/v1/runs/{run_id}/trajectories")))
 
     async def events(self, run_id: str, *, after: str | None = None) -> AsyncIterator[Event]:
         """The run's events until it has ended; taken up again where a connection breaks."""

@@ -17,8 +17,8 @@ class RequestTimeout(PilotfishError):
     """The service did not answer in time."""
 
 
-class RunFailed(PilotfishError):
-    """A run that was waited for ended without a result."""
+class UnexpectedAnswer(PilotfishError):
+    """What answered is not the service, or one of another version."""
 
 
 class ApiStatusError(PilotfishError):
