@@ -204,8 +204,9 @@ class _Step:
         )
 
     def _pick(self, whole: list[Candidate], rng: random.Random) -> tuple[Candidate, str]:
-        unique = [c for c in whole if c.duplicate_of is None]
-        scored = [c for c in unique if c.q is not None]
+        # the lowest index of each, whichever came first
+        unique = {_key(c): c for c in reversed(whole)}
+        scored = [c for c in whole if c.q is not None]
         if self.critic is None and len(whole) == 1:
             return whole[0], "only"
         if not scored:
@@ -216,7 +217,8 @@ class _Step:
         if len(unique) == 1:
             return best, "unanimous" if len(whole) > 1 else "only"
         if self.lookahead.pick == "softmax":
-            return _softmax(scored, self.lookahead.pick_temperature, rng), "softmax"
+            pool = [c for c in scored if unique[_key(c)] is c]
+            return _softmax(pool, self.lookahead.pick_temperature, rng), "softmax"
         return best, "argmax"
 
 
@@ -224,6 +226,11 @@ def action_key(message: Message) -> str:
     """What two candidates must share to be equal: their text, and names and arguments of tools."""
     calls = [call.get("function") for call in message.tool_calls or []]
     return json.dumps([message.content, calls], sort_keys=True, default=str)
+
+
+def _key(candidate: Candidate) -> str:
+    assert candidate.message is not None
+    return action_key(candidate.message)
 
 
 def _by_q(candidate: Candidate) -> tuple[float, float, int]:
@@ -245,8 +252,7 @@ def _without_critic(whole: list[Candidate]) -> tuple[Candidate, str]:
     """The documented rule when nothing is scored: majority, then most probable, then first."""
     groups: dict[str, list[Candidate]] = {}
     for candidate in whole:
-        assert candidate.message is not None
-        groups.setdefault(action_key(candidate.message), []).append(candidate)
+        groups.setdefault(_key(candidate), []).append(candidate)
     largest = max(len(group) for group in groups.values())
     pool = [group[0] for group in groups.values() if len(group) == largest]
     reason = "majority" if largest > 1 and len(pool) == 1 else "most_probable"

@@ -7,6 +7,7 @@ lost on the way is asked for again and not run again.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from typing import Any
@@ -81,14 +82,18 @@ class Rollout:
         number = len(self.trajectory.steps)
         self._check_limits(number)
         with self.budget.step(self._worst_case()) as cost:
-            decision = await decide(
-                self.policy,
-                self.critic,
-                self.history,
-                self.lookahead,
-                session=self.trajectory.id,
-                seed=step_seed(self.trajectory.seed, number),
-            )
+            try:
+                async with asyncio.timeout(self._seconds_left()):
+                    decision = await decide(
+                        self.policy,
+                        self.critic,
+                        self.history,
+                        self.lookahead,
+                        session=self.trajectory.id,
+                        seed=step_seed(self.trajectory.seed, number),
+                    )
+            except TimeoutError:
+                raise _Ended("TimeLimitExceeded", "no decision in time") from None
             cost.usage = decision.usage
         self._prompt_tokens = max(self._prompt_tokens, decision.prompt_tokens)
         await self.journal.append(
@@ -103,6 +108,12 @@ class Rollout:
         limit = self.settings.max_seconds
         if limit is not None and time.monotonic() - self._began >= limit:
             raise _Ended("TimeLimitExceeded", f"{limit:g} s without a submission")
+
+    def _seconds_left(self) -> float | None:
+        limits = [self.budget.seconds_left]
+        if self.settings.max_seconds is not None:
+            limits.append(self.settings.max_seconds - (time.monotonic() - self._began))
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def _worst_case(self) -> int:
         """Tokens that the next step may take, as far as they can be known before."""
@@ -125,7 +136,7 @@ class Rollout:
 
     async def _run_command(self, sandbox: Sandbox, action: Action, number: int) -> Observation:
         timeout = self.settings.command_timeout
-        left = self.budget.seconds_left
+        left = self._seconds_left()
         return await sandbox.execute(
             action.command,
             action_id=f"{self.trajectory.id}-{number}",

@@ -31,7 +31,8 @@ class RunResult(BaseModel):
 
     trajectories: list[Trajectory]
     finalists: list[int]
-    """Positions in ``trajectories`` of the last attempt of each of the N."""
+    """Positions in ``trajectories`` of what each of the N came to: its last attempt, but for those
+    that the budget or the infrastructure did not let do anything."""
     selected: int | None
     """Position in ``trajectories``; ``None`` is an abstention, or nothing to select from."""
     ranking: list[int]
@@ -194,7 +195,7 @@ class Run:
     async def _select(self, slots: list[list[Trajectory]]) -> RunResult:
         trajectories = [known.trajectory for known in self._known.values()]
         positions = {trajectory.id: i for i, trajectory in enumerate(trajectories)}
-        finalists = [positions[attempts[-1].id] for attempts in slots]
+        finalists = [positions[_outcome(attempts).id] for attempts in slots]
         choice = select(
             [trajectories[i] for i in finalists],
             abstain_below=self.strategy.selection.abstain_below,
@@ -211,3 +212,8 @@ class Run:
             "selected", selected=result.selected, ranking=result.ranking, reason=result.reason
         )
         return result
+
+
+def _outcome(attempts: list[Trajectory]) -> Trajectory:
+    whole = [t for t in attempts if t.steps and t.exit_status not in INFRASTRUCTURE_FAILURES]
+    return (whole or attempts)[-1]

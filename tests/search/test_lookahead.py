@@ -67,6 +67,20 @@ async def test_ties_are_broken_by_log_probability_and_then_by_index():
     assert decision.chosen == 1
 
 
+@pytest.mark.parametrize("pick", ["argmax", "softmax"])
+async def test_the_choice_does_not_depend_on_which_of_equals_came_first(pick):
+    said = [Sample(index=i, message=Message.assistant(t)) for i, t in enumerate("aba")]
+    critic = FakeCritic(lambda state, action: 0.5)
+    for seed in range(9):
+        lookahead = Lookahead(k=3, pick=pick, sampling=Sampling(seed=seed))
+        chosen = {
+            (await decide(FakePolicy(lambda s, n, o=order: o), critic, STATE, lookahead)).chosen
+            for order in (said, said[::-1])
+        }
+        assert len(chosen) == 1
+        assert pick == "softmax" or chosen == {0}
+
+
 async def test_one_candidate_is_not_scored():
     critic = FakeCritic(by_length)
     decision = await decide(FakePolicy(saying("a")), critic, STATE, Lookahead(k=1))

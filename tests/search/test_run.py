@@ -1,5 +1,7 @@
 """Trajectories and runs, over the fakes."""
 
+import asyncio
+
 import pytest
 
 from pilotfish import Evaluation, Message, Task, Usage
@@ -181,6 +183,29 @@ async def test_until_submitted_stops_at_its_bound():
         selection=Selection(until_submitted=True, max_attempts=3),
     )
     assert len((await run.run()).trajectories) == 4
+
+
+async def test_an_attempt_that_the_budget_did_not_allow_is_not_what_is_returned():
+    policy = FakePolicy(turn_by_turn([bash("ls")]))
+    result = await make_run(
+        policy,
+        lookahead=ONE,
+        selection=Selection(until_submitted=True),
+        budget=BudgetLimits(steps=3),
+        rollout=RolloutSettings(max_steps=3),
+    ).run()
+    assert [len(t.steps) for t in result.trajectories] == [3, 0]
+    assert (result.finalists, result.selected) == ([0], 0)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"budget": BudgetLimits(seconds=0.1)}, {"rollout": RolloutSettings(max_seconds=0.1)}],
+)
+async def test_a_policy_that_decides_for_ever_meets_the_time_limit(limits):
+    run = make_run(FakePolicy(THREE_TURNS, delay=30), lookahead=ONE, **limits)
+    [trajectory] = (await asyncio.wait_for(run.run(), 5)).trajectories
+    assert trajectory.exit_status == "TimeLimitExceeded"
 
 
 async def test_lookahead_steers_and_selection_returns_the_trajectory_of_highest_last_q():
