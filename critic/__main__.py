@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from critic.errors import CriticInputError
@@ -119,7 +120,7 @@ def main() -> None:
     try:
         app()
     except (CriticInputError, ValueError) as error:
-        _errors.print(f"[red]error:[/] {error}", soft_wrap=True)
+        _errors.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
         raise SystemExit(1) from None
 
 

@@ -6,13 +6,16 @@ import asyncio
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import structlog
 import typer
 import uvicorn
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from rich.console import Console
+from rich.markup import escape
+from yaml import YAMLError
 
 from critic.errors import CriticInputError
 from search.errors import SearchError
@@ -91,13 +94,19 @@ def main() -> None:
     try:
         app()
     except (SearchError, CriticInputError) as error:
-        _errors.print(f"[red]error:[/] {error}", soft_wrap=True, highlight=False)
-        raise SystemExit(1) from None
+        _fail(str(error), 1)
+    except (SettingsError, YAMLError) as error:
+        _fail(str(error), 2)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        _errors.print(f"[red]error:[/] setting {where}: {first['msg']}", soft_wrap=True)
-        raise SystemExit(2) from None
+        _fail(f"setting {where}: {first['msg']}", 2)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    told = escape(" ".join(message.split()))
+    _errors.print(f"[red]error:[/] {told}", soft_wrap=True, highlight=False)
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

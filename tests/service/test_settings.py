@@ -53,11 +53,20 @@ def test_a_wrong_setting_is_refused(yaml_file, text):
         Settings()
 
 
-def test_a_wrong_setting_is_one_line_on_the_command_line(yaml_file):
-    yaml_file.write_text("lookahead_k: 0")
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("lookahead_k: 0", "setting lookahead_k: Input should be greater than or equal to 1"),
+        ("a: [b", "while parsing a flow sequence"),
+        (None, "which is no file"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_on_the_command_line(yaml_file, text, told):
+    yaml_file.unlink() if text is None else yaml_file.write_text(text)
     done = subprocess.run(
         [sys.executable, "-m", "service", "serve"], capture_output=True, text=True, env=os.environ
     )
     assert done.returncode == 2
-    assert "setting lookahead_k: Input should be greater than or equal to 1" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert told in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1

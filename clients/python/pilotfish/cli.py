@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -45,6 +45,9 @@ complaints = Console(stderr=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 Critic = Annotated[str | None, typer.Option(help="The critic, by name; the default one without.")]
+
+
+Record = TypeVar("Record", bound=BaseModel)
 
 
 class InputError(Exception):
@@ -159,7 +162,7 @@ def score(
     """Q of candidates in a state, or of every turn of a history."""
     client: Pilotfish = context.obj
     given = _json(file)
-    options = {} if critic is None else {"critic": critic}
+    options: dict[str, Any] = {} if critic is None else {"critic": critic}
     if "steps" in given:
         messages: Any = _valid(Trajectory, given, str(file)).messages
         q = client.score(messages, **options)
@@ -368,8 +371,7 @@ def _read(kind: type[Task], file: Path) -> Task:
     return _valid(kind, _json(file), str(file))
 
 
-def _valid(kind: type[Any], value: dict[str, Any], where: str) -> Any:
-    assert issubclass(kind, BaseModel)
+def _valid(kind: type[Record], value: dict[str, Any], where: str) -> Record:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
