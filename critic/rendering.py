@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -67,6 +68,8 @@ class Renderer:
         for after_turn in (False, True):
             stub = [_USER, _TURN] if after_turn else [_USER]
             self._stubs[after_turn] = (stub, self._text(stub))
+        # every candidate of every step renders the whole history, of which only its end is new
+        self._tokens = lru_cache(maxsize=2048)(self._encode)
         self._check()
 
     def render(self, messages: Sequence[Message], *, policy: str | None = None) -> Rendered:
@@ -146,11 +149,11 @@ class Renderer:
             raise CriticInputError(f"the critic's chat template fails here: {error}") from error
         return str(rendered)
 
-    def _tokens(self, text: str) -> list[int]:
+    def _encode(self, text: str) -> tuple[int, ...]:
         if not text:
-            return []
+            return ()
         try:
-            return list(self.tokenizer.encode(text, add_special_tokens=False))
+            return tuple(self.tokenizer.encode(text, add_special_tokens=False))
         except TypeError as error:  # half of a surrogate pair
             raise CriticInputError(f"the critic's tokenizer cannot read this: {error}") from error
 

@@ -84,30 +84,36 @@ def api_error(error: Exception) -> ApiError:
     return ApiError(500, "internal error; the log has more", code="internal_error")
 
 
+def told(error: Exception, **where: str) -> ApiError:
+    """What a caller is told; what nobody expected is logged, with ``where`` it was."""
+    answer = api_error(error)
+    if answer.status == 500:
+        log.error("unhandled error", exc_info=error, **where)
+    return answer
+
+
 def install(app: FastAPI) -> None:
     """Answer every exception of ``app`` in this shape."""
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
-        told = api_error(error)
-        if told.status == 500:
-            log.exception("unhandled error", path=request.url.path, exc_info=error)
-        return JSONResponse(told.body, told.status, told.headers)
+        known = told(error, path=request.url.path)
+        return JSONResponse(known.body, known.status, known.headers)
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part != "body")
         message = f"{where}: {first['msg']}" if where else str(first["msg"])
-        told = ApiError(400, message, param=where or None, code="invalid_value")
-        return JSONResponse(told.body, told.status)
+        known = ApiError(400, message, param=where or None, code="invalid_value")
+        return JSONResponse(known.body, known.status)
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         message = str(error.detail)
         if error.status_code == 404 and message == "Not Found":
             message = f"there is no route {request.method} {request.url.path}; see /docs"
-        told = ApiError(error.status_code, message)
-        return JSONResponse(told.body, told.status, error.headers)
+        known = ApiError(error.status_code, message)
+        return JSONResponse(known.body, known.status, error.headers)
 
     for kind in (ApiError, PolicyError, CriticError, SandboxError, StateError, Exception):
         app.add_exception_handler(kind, answer)

@@ -24,7 +24,7 @@ from starlette.types import Receive, Scope, Send
 
 from pilotfish import Decision, Message
 from pilotfish.strategy import Lookahead, Sampling
-from service.errors import ApiError, api_error
+from service.errors import ApiError, told
 from service.policies.openai_endpoint import OpenAIPolicy
 from service.routes.context import Context, InContext, while_present
 from service.routes.guide import Recording, guided_step
@@ -215,7 +215,7 @@ async def _streamed(
         try:
             answer = _answer(call, deciding.result(), recording)
         except Exception as error:
-            yield f"data: {json.dumps(api_error(error).body)}\n\n"
+            yield f"data: {json.dumps(told(error, model=call.model).body)}\n\n"
         else:
             for chunk in _chunks(answer, call):
                 yield f"data: {json.dumps(chunk)}\n\n"

@@ -50,6 +50,29 @@ def test_every_turn_end_is_the_end_token_of_that_turn(history):
         assert RENDERER.render_action(history[:i], history[i]) == rendered.ids[: end + 1]
 
 
+def test_of_a_history_that_was_read_before_only_what_is_new_is_encoded():
+    encoded = []
+
+    class Counting:
+        def __init__(self, inner):
+            self._inner = inner
+
+        def __getattr__(self, name):
+            return getattr(self._inner, name)
+
+        def encode(self, text, **options):
+            encoded.append(text)
+            return self._inner.encode(text, **options)
+
+    renderer = Renderer(Counting(TOKENIZER))
+    state = [Message.system("s"), Message.user("u"), Message.assistant("a"), Message.user("v")]
+    before = renderer.render(state).ids
+    encoded.clear()
+    after = renderer.render_action(state, Message.assistant("new"))
+    assert after[: len(before)] == before
+    assert all("new" in text for text in encoded)
+
+
 def test_a_template_that_drops_reasoning_is_refused_when_it_is_loaded():
     with pytest.raises(NotAppendOnly, match="drop earlier reasoning"):
         Renderer(tokenizer(FORGETFUL_TEMPLATE))

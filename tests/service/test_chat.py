@@ -7,6 +7,7 @@ import json
 import httpx
 import pytest
 from starlette.responses import JSONResponse, Response
+from structlog.testing import capture_logs
 
 from search.fakes import FakeCritic
 from service.app import create_app
@@ -140,6 +141,19 @@ async def test_an_error_before_the_stream_has_a_status(service):
     answer = await service.ask(stream=True)
     assert answer.status_code == 400
     assert "tools are wrong" in answer.json()["error"]["message"]
+
+
+async def test_an_error_that_nobody_expected_is_in_the_stream_and_in_the_log(service):
+    def broken(state, action):
+        raise RuntimeError("a defect")
+
+    service.context.parts.critics["c"] = FakeCritic(broken, delay=0.2)
+    service.up.messages = [{"content": "a"}, {"content": "b"}]
+    with capture_logs() as logged:
+        answer = await service.ask(stream=True)
+    assert "internal error; the log has more" in answer.text
+    assert answer.text.endswith("data: [DONE]\n\n")
+    assert [str(entry["exc_info"]) for entry in logged] == ["a defect"]
 
 
 async def test_the_plain_alias_asks_for_one_and_passes_the_answer_through(service):
