@@ -26,7 +26,8 @@ class Begun:
 
 
 def replay(entries: Iterable[dict[str, Any]]) -> dict[Key, Begun]:
-    """All trajectories of a journal, as far as they went, in the order in which they began."""
+    """All trajectories of a journal, as far as they went, in the order of their keys:
+    in what order entries of trajectories that go on at once reach the journal is chance."""
     begun: dict[Key, Begun] = {}
     by_id: dict[str, Trajectory] = {}
     for entry in entries:
@@ -45,7 +46,7 @@ def replay(entries: Iterable[dict[str, Any]]) -> dict[Key, Begun]:
                 _observed(by_id[entry["trajectory"]].steps[entry["step"]], entry)
             case "trajectory_ended":
                 _ended(by_id[entry["trajectory"]], entry)
-    return begun
+    return dict(sorted(begun.items()))
 
 
 def _observed(step: Step, entry: dict[str, Any]) -> None:

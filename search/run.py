@@ -59,7 +59,6 @@ class Run:
         self.labels = labels or {}
         self.budget = Budget(strategy.budget)
         self._known: dict[Key, Begun] = {}
-        """In the order in which they began."""
 
     async def run(self) -> RunResult:
         """Go on until every trajectory has ended, and select. Raises what the journal raises;
@@ -193,7 +192,7 @@ class Run:
         return step_seed(self.strategy.seed, key[0] * 1000 + key[1])
 
     async def _select(self, slots: list[list[Trajectory]]) -> RunResult:
-        trajectories = [known.trajectory for known in self._known.values()]
+        trajectories = [known.trajectory for _, known in sorted(self._known.items())]
         positions = {trajectory.id: i for i, trajectory in enumerate(trajectories)}
         finalists = [positions[_outcome(attempts).id] for attempts in slots]
         choice = select(

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import asyncio
+
 import pytest
 
 from pilotfish import Evaluation, Message, Task, Usage
@@ -24,6 +26,7 @@ from search.fakes import (
     saying,
     turn_by_turn,
 )
+from search.replay import replay
 from search.run import Run
 
 TASK = Task(
@@ -216,6 +219,24 @@ async def test_lookahead_steers_and_selection_returns_the_trajectory_of_highest_
     assert all("pwd" in t.steps[0].decision.message.text for t in result.trajectories)
     assert result.selected == 0
     assert result.reason == "argmax"
+
+
+async def test_positions_are_those_of_the_journal_whatever_reached_it_first():
+    class Reordering(MemoryJournal):
+        """The first trajectory's entries take longest, as over a pool of connections."""
+
+        async def append(self, kind, **data):
+            await asyncio.sleep(0.02 if data.get("slot") == 0 else 0)
+            await super().append(kind, **data)
+
+    journal = Reordering()
+    run = make_run(
+        FakePolicy(THREE_TURNS), journal=journal, lookahead=ONE, selection=Selection(n=3)
+    )
+    result = await run.run()
+    replayed = [begun.trajectory.id for begun in replay(await journal.entries()).values()]
+    assert [t.id for t in result.trajectories] == replayed
+    assert [t.slot for t in result.trajectories] == [0, 1, 2]
 
 
 async def test_without_lookahead_the_critic_reads_the_finished_trajectory():
