@@ -2,8 +2,6 @@
 
 import asyncio
 
-import asyncio
-
 import pytest
 
 from pilotfish import Evaluation, Message, Task, Usage
