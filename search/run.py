@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import structlog
 from pydantic import BaseModel
 
 from pilotfish import Task, Trajectory, Usage
@@ -24,6 +25,8 @@ from search.evaluation import evaluate
 from search.replay import Begun, Key, replay
 from search.rollout import Rollout, dump, new_trajectory, step_seed
 from search.selection import select
+
+log = structlog.get_logger()
 
 
 class RunResult(BaseModel):
@@ -175,7 +178,17 @@ class Run:
         await rollout.run(sandbox)
         if self.task.evaluation is None or trajectory.exit_status in INFRASTRUCTURE_FAILURES:
             return
-        trajectory.reward = await evaluate(sandbox, self.task) if trajectory.submitted else 0.0
+        trajectory.reward = await self._reward(sandbox) if trajectory.submitted else 0.0
+
+    async def _reward(self, sandbox: Sandbox) -> float:
+        try:
+            return await evaluate(sandbox, self.task)
+        except SandboxLost:
+            raise
+        except SandboxError as error:
+            # The agent can make its folder unwritable. That must not earn it another attempt.
+            log.warning("not evaluated: counted as failed", task=self.task.id, error=str(error))
+            return 0.0
 
     async def _journal_end(self, trajectory: Trajectory) -> None:
         await self.journal.append(

@@ -1,6 +1,7 @@
 """Trajectories and runs, over the fakes."""
 
 import asyncio
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -14,7 +15,7 @@ from pilotfish.strategy import (
     Strategy,
 )
 from search.budget import Budget
-from search.errors import BudgetExceeded, ContextTooLong, SandboxLost
+from search.errors import BudgetExceeded, ContextTooLong, SandboxError, SandboxLost
 from search.fakes import (
     FailingPolicy,
     FakeCritic,
@@ -156,6 +157,22 @@ async def test_a_sandbox_lost_in_mid_run_is_said_and_replaced():
     sandboxes = FakeSandboxes(dying)
     result = await make_run(FakePolicy(THREE_TURNS), sandboxes=sandboxes, lookahead=ONE).run()
     assert [t.exit_status for t in result.trajectories] == ["SandboxLost", "Submitted"]
+
+
+async def test_an_agent_that_makes_the_hidden_tests_unwritable_has_failed():
+    class Unwritable(FakeSandboxes):
+        @asynccontextmanager
+        async def start(self, task, *, labels=None):
+            async with super().start(task, labels=labels) as sandbox:
+                sandbox.write = self.refuse
+                yield sandbox
+
+        async def refuse(self, path, text):
+            raise SandboxError("read-only file system")
+
+    run = make_run(FakePolicy(THREE_TURNS), sandboxes=Unwritable(respond), lookahead=ONE)
+    [trajectory] = (await run.run()).trajectories
+    assert (trajectory.exit_status, trajectory.reward) == ("Submitted", 0.0)
 
 
 async def test_until_submitted_makes_further_attempts_and_counts_them():
