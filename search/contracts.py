@@ -120,8 +120,7 @@ class Journal(Protocol):
     """The append-only record of one run: the truth of it."""
 
     async def append(self, kind: str, **data: Any) -> None:
-        """Add one entry (JSON-able values). Raises: ``JournalError``-like errors of the backend,
-        among them that this worker no longer owns the run."""
+        """Add one entry (JSON-able values). Raises: ``JournalError``."""
         ...
 
     async def entries(self) -> list[dict[str, Any]]:

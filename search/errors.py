@@ -42,6 +42,10 @@ class SandboxLost(SandboxError):
     """A sandbox that was there is gone: what it held cannot be had back."""
 
 
+class JournalError(SearchError):
+    """The journal cannot be read or written: whoever runs the run must stop."""
+
+
 class BudgetExceeded(SearchError):
     """The next action does not fit the budget. ``exit_status`` names the limit that was met."""
 

@@ -16,7 +16,7 @@ from typing import Any
 from pilotfish import Message, Observation, Task
 from pilotfish.strategy import Sampling
 from search.contracts import Sample, Sandbox
-from search.errors import CriticError, PolicyError, SandboxError, SandboxLost
+from search.errors import CriticError, JournalError, PolicyError, SandboxError, SandboxLost
 
 Script = Callable[[Sequence[Message], int], Sequence[Sample]]
 """From a state and n to the samples, in the order in which they complete."""
@@ -189,7 +189,7 @@ class FakeSandboxes:
         sandbox.files.update(task.files)
         try:
             yield sandbox
-        except ConnectionError:
+        except JournalError:
             if not self._outlive:
                 await sandbox.close()
             raise
@@ -215,7 +215,7 @@ class MemoryJournal:
     async def append(self, kind: str, **data: Any) -> None:
         if self._crash_after is not None and len(self._entries) >= self._crash_after:
             self._crash_after = None
-            raise ConnectionError("the journal is not there")
+            raise JournalError("the journal is not there")
         self._entries.append({"kind": kind, "at": time.time(), **data})
 
     async def entries(self) -> list[dict[str, Any]]:

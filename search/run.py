@@ -20,7 +20,7 @@ from pilotfish.strategy import Strategy
 from pilotfish.trajectory import INFRASTRUCTURE_FAILURES
 from search.budget import Budget
 from search.contracts import Critic, Journal, Policy, Sandbox, SandboxProvider
-from search.errors import SandboxError, SandboxLost
+from search.errors import JournalError, SandboxError, SandboxLost
 from search.evaluation import evaluate
 from search.replay import Begun, Key, replay
 from search.rollout import Rollout, dump, new_trajectory, step_seed
@@ -128,6 +128,13 @@ class Run:
             trajectory.exit_status, trajectory.exit_message = "SandboxLost", str(error)
         except SandboxError as error:
             trajectory.exit_status, trajectory.exit_message = "SandboxError", str(error)
+        except JournalError:
+            raise
+        except Exception as error:
+            # A defect of ours costs its own trajectory, not the others of the run.
+            log.exception("trajectory failed", trajectory=trajectory.id)
+            trajectory.exit_status = "InternalError"
+            trajectory.exit_message = f"{type(error).__name__}: {error}"
         await self._journal_end(trajectory)
         return trajectory
 

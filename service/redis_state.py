@@ -1,4 +1,4 @@
-"""All that Redis holds of ours: the only file that knows its keys. Knows nothing of search.
+"""All that Redis holds of ours: the only file that knows its keys. Knows nothing of what runs.
 
 | key | type | holds |
 |---|---|---|
@@ -21,6 +21,8 @@ from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
+
+from search.errors import JournalError
 
 PREFIX = "pilotfish:"
 RUNS = f"{PREFIX}runs"
@@ -47,7 +49,7 @@ return 0
 """
 
 
-class StateError(Exception):
+class StateError(JournalError):
     """Redis did not do what was asked of it."""
 
 

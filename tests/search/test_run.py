@@ -15,7 +15,7 @@ from pilotfish.strategy import (
     Strategy,
 )
 from search.budget import Budget
-from search.errors import BudgetExceeded, ContextTooLong, SandboxError, SandboxLost
+from search.errors import BudgetExceeded, ContextTooLong, JournalError, SandboxError, SandboxLost
 from search.fakes import (
     FailingPolicy,
     FakeCritic,
@@ -175,6 +175,18 @@ async def test_an_agent_that_makes_the_hidden_tests_unwritable_has_failed():
     assert (trajectory.exit_status, trajectory.reward) == ("Submitted", 0.0)
 
 
+async def test_a_defect_costs_its_own_trajectory_and_not_the_run():
+    def script(state, n):
+        if len(policy.asked) == 1:
+            raise KeyError("defect")
+        return THREE_TURNS(state, n)
+
+    policy = FakePolicy(script)
+    result = await make_run(policy, lookahead=ONE).run()
+    assert [t.exit_status for t in result.trajectories] == ["InternalError", "Submitted"]
+    assert result.trajectories[0].exit_message == "KeyError: 'defect'"
+
+
 async def test_until_submitted_makes_further_attempts_and_counts_them():
     def script(state, n):
         submits = len(policy.asked) > 4
@@ -265,7 +277,7 @@ async def test_a_run_whose_worker_dies_anywhere_is_continued_and_no_action_runs_
     sandboxes = FakeSandboxes(respond, outlive=True)
     journal = MemoryJournal(crash_after=crash_after)
     policy = FakePolicy(turn_by_turn([bash("ls")], [bash("pwd")], [bash("submit")]))
-    with pytest.raises(ExceptionGroup if crash_after < 8 else ConnectionError):
+    with pytest.raises(ExceptionGroup if crash_after < 8 else JournalError):
         await make_run(policy, sandboxes=sandboxes, journal=journal, lookahead=ONE).run()
     result = await make_run(policy, sandboxes=sandboxes, journal=journal, lookahead=ONE).run()
     [trajectory] = result.trajectories
