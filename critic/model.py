@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from critic.checkpoint import CriticCard, read_card
 
 
-def from_causal_lm(folder: str | Path, *, head_std: float = 0.02) -> Any:
+def from_causal_lm(folder: str | Path, *, head_std: float = 0.005) -> Any:
     """A critic begun from a causal LM: its body, and a fresh head of one label. The fresh head is
     small, so that Q starts near 0.5 everywhere under a sigmoid.
 

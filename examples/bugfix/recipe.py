@@ -35,6 +35,8 @@ POLICY_NAME = "bugfix-policy"
 SEED = 0
 
 SUPERVISED_PASSES = 3
+SOLVED_PASSES = 3
+"""Further passes over the demonstrations that solved their task, at a lower rate."""
 FINE_TUNING = {"passes": 1, "rate": 1e-3}
 AT_ONCE = 24
 CRITIC = TrainingSettings(epochs=3, lr=5e-4, batch_tokens=12_000, seed=SEED)
@@ -87,6 +89,17 @@ def supervised() -> dict[str, Any]:
     _module("policy_training", "--out", str(out), "--passes", str(SUPERVISED_PASSES))
     rows = [json.loads(line) for line in (out / "metrics.jsonl").open()]
     return {"passes": SUPERVISED_PASSES, "agent_loss": rows[-1]["agent_loss"]}
+
+
+def solved_only() -> dict[str, Any]:
+    _module(
+        "policy_training",
+        *("--start", str(BUILD / f"policy/pass-{SUPERVISED_PASSES}"), "--solved-only"),
+        *("--passes", str(SOLVED_PASSES), "--rate", "3e-3", "--seed", "1"),
+        *("--out", str(BUILD / "policy-solved")),
+    )
+    rows = [json.loads(line) for line in (BUILD / "policy-solved/metrics.jsonl").open()]
+    return {"passes": SOLVED_PASSES, "agent_loss": rows[-1]["agent_loss"]}
 
 
 def rollouts(
@@ -145,7 +158,7 @@ def fine_tuning() -> dict[str, Any]:
     tuned = BUILD / "policy-tuned"
     _module(
         "policy_training",
-        *("--data", str(successes), "--start", str(BUILD / f"policy/pass-{SUPERVISED_PASSES}")),
+        *("--data", str(successes), "--start", str(SOLVED)),
         *("--out", str(tuned), "--passes", str(FINE_TUNING["passes"])),
         *("--rate", str(FINE_TUNING["rate"])),
     )
@@ -163,21 +176,23 @@ def critic(out: Path, init: Path, files: list[Path]) -> dict[str, Any]:
     return {"settings": CRITIC.model_dump(), "held_out_tasks": metrics}
 
 
+SOLVED = BUILD / f"policy-solved/pass-{SOLVED_PASSES}"
 TUNED = BUILD / f"policy-tuned/pass-{FINE_TUNING['passes']}"
 
 
 def stages() -> list[Stage]:
     """All stages in order."""
     first, second = BUILD / "round-1.jsonl", BUILD / "round-2.jsonl"
-    supervised_policy = BUILD / f"policy/pass-{SUPERVISED_PASSES}"
     one, two = BUILD / "critic-1", BUILD / "critic-2"
     return [
         Stage("demonstrations", "scripted, executed for real", demonstrations,
               BUILD / "demonstrations.jsonl"),
         Stage("tokenizer", "byte-level BPE", tokenizer, BUILD / "tokenizer"),
-        Stage("policy", "supervised on demonstrations", supervised, supervised_policy),
+        Stage("policy", "supervised on all demonstrations", supervised,
+              BUILD / f"policy/pass-{SUPERVISED_PASSES}"),
+        Stage("policy-solved", "and on those that solved their task", solved_only, SOLVED),
         Stage("round-0", "rollouts of the supervised policy",
-              lambda: rollouts(BUILD / "round-0.jsonl", supervised_policy, n=1),
+              lambda: rollouts(BUILD / "round-0.jsonl", SOLVED, n=1),
               BUILD / "round-0.jsonl"),
         Stage("policy-tuned", "rejection fine-tuning on its own successes", fine_tuning, TUNED),
         Stage("round-1", "rollouts of the policy alone",
