@@ -96,12 +96,12 @@ async def run(demo: Demo, tasks: list[Task], *, minutes: float, at_once: int, sc
         up = await context.__aenter__()
     try:
         async with AsyncPilotfish(up.url) as client:
-            await _rounds(demo, client, tasks, minutes=minutes, at_once=at_once, screen=screen)
+            await rounds(demo, client, tasks, minutes=minutes, at_once=at_once, screen=screen)
     finally:
         await context.__aexit__(None, None, None)
 
 
-async def _rounds(demo: Demo, client: AsyncPilotfish, tasks: list[Task], *, minutes: float,
+async def rounds(demo: Demo, client: AsyncPilotfish, tasks: list[Task], *, minutes: float,
                   at_once: int, screen: Console) -> None:  # fmt: skip
     end = time.monotonic() + 60 * minutes
     permits = asyncio.Semaphore(at_once)
@@ -222,6 +222,9 @@ def main() -> None:
     except (SearchError, CriticInputError, PilotfishError) as error:
         screen.print(f"[red]error:[/] {error}", soft_wrap=True, highlight=False)
         raise SystemExit(1) from None
+    if not demo.finished:
+        screen.print("no task was finished in time: give it more --minutes")
+        raise SystemExit(1)
     screen.print(table_of(demo))
     screen.print(f"report: {write_report(demo, time.monotonic() - began)}")
 
