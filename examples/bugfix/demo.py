@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
-import shutil
 import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 import structlog
 from jinja2 import Environment, FileSystemLoader, select_autoescape
@@ -202,10 +202,11 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=6, help="tasks at a time")
     options = parser.parse_args()
     screen = Console()
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(_log_file(options.out)))
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(_fresh(options.out)))
     demo = Demo(options.out, options.attempts)
     began = time.monotonic()
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell had them ignored
+        signal.signal(number, signal.default_int_handler)
     try:
         work = run(
             demo,
@@ -229,10 +230,14 @@ def main() -> None:
     screen.print(f"report: {write_report(demo, time.monotonic() - began)}")
 
 
-def _log_file(out: Path):  # type: ignore[no-untyped-def]
-    shutil.rmtree(out, ignore_errors=True)
-    (out / "logs").mkdir(parents=True)
-    return (out / "logs" / "service.log").open("w", buffering=1)
+def _fresh(out: Path) -> TextIO:
+    """Remove what an earlier demo left in ``out``, and nothing else; the service's log."""
+    for mode in MODES:
+        Demo(out, 1).file(mode).unlink(missing_ok=True)
+    (out / "report.html").unlink(missing_ok=True)
+    logs = out / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    return (logs / "service.log").open("w", buffering=1)
 
 
 if __name__ == "__main__":
