@@ -193,6 +193,9 @@ def arguments(
         *([settings.model] if installation.console else []),
         *(part for pair in pairs for part in pair),
         "--enable-prefix-caching",
+        # A prompt read in parts kills the CPU build's engine when its request has a seed: its
+        # random generator cannot be set back ("CPU Generator does not use offset").
+        *(["--no-enable-chunked-prefill"] if installation.cpu else []),
         *(["--enforce-eager"] if settings.eager else []),
         *settings.arguments,
     ]
