@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -35,7 +36,7 @@ POLICY_NAME = "bugfix-policy"
 SEED = 0
 
 SUPERVISED_PASSES = 3
-SOLVED_PASSES = 3
+SOLVED_PASSES = 2
 """Further passes over the demonstrations that solved their task, at a lower rate."""
 FINE_TUNING = {"passes": 1, "rate": 1e-3}
 AT_ONCE = 24
@@ -68,7 +69,10 @@ class Stage:
 
 
 def _module(name: str, *arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", f"examples.bugfix.{name}", *arguments], check=True)
+    # Without it OpenMP's threads spin while they wait, and starve each other on busy cores.
+    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
+    command = [sys.executable, "-m", f"examples.bugfix.{name}", *arguments]
+    subprocess.run(command, check=True, env=environment)
 
 
 def demonstrations() -> dict[str, Any]:
