@@ -112,7 +112,7 @@ async def _main(options: argparse.Namespace) -> None:
         critics={"critic": options.critic} if options.critic else {},
         max_model_len=MAX_MODEL_LEN,
         eager=options.eager,
-        vllm_arguments=VLLM_ARGUMENTS,
+        policy_arguments=POLICY_ARGUMENTS,
         service={"concurrent_runs": options.at_once},
         logs=options.logs,
     )
@@ -132,8 +132,9 @@ async def _main(options: argparse.Namespace) -> None:
     print(dict(statuses))
 
 
-VLLM_ARGUMENTS = ["--max-num-seqs", "64", "--stream-interval", "16"]
-"""Chunks of a stream come every 16 tokens: fewer of them leave the cores to the models."""
+POLICY_ARGUMENTS = ["--max-num-seqs", "64", "--stream-interval", "16"]
+"""Chunks of a stream come every 16 tokens: fewer of them leave the cores to the models. (A pooling
+server ends with an assertion when it is given that.)"""
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ from rich.table import Table
 from critic.errors import CriticInputError
 from critic.trajectory import write_trajectories
 from examples.bugfix import plots
-from examples.bugfix.collect import MAX_MODEL_LEN, VLLM_ARGUMENTS, strategy, tasks_of
+from examples.bugfix.collect import MAX_MODEL_LEN, POLICY_ARGUMENTS, strategy, tasks_of
 from examples.bugfix.results import Results, last_qs, q_by_progress, results
 from pilotfish import AsyncPilotfish, PilotfishError, Task, Trajectory
 from search.errors import SearchError
@@ -49,6 +49,9 @@ class Demo:
     attempts: int
     finished: set[str] = field(default_factory=set)
     """Tasks of which all attempts of both modes are there."""
+    decisions: int = 0
+    degraded: int = 0
+    """Decisions under lookahead, and those made with less than was asked for."""
     steered: tuple[Task, Trajectory] | None = None
     """A solved task where the critic overruled the policy's most probable candidate."""
 
@@ -63,6 +66,8 @@ class Demo:
             write_trajectories(self.file(mode), trajectories)
         self.finished.add(task.id)
         for trajectory in by_mode["lookahead"]:
+            self.decisions += len(trajectory.steps)
+            self.degraded += sum(step.decision.degraded for step in trajectory.steps)
             if trajectory.reward == 1.0 and _overruled(trajectory) and self.steered is None:
                 self.steered = (task, trajectory)
 
@@ -87,7 +92,7 @@ async def run(demo: Demo, tasks: list[Task], *, minutes: float, at_once: int, sc
         policy_name="bugfix-policy",
         critics={"bugfix-critic": critic},
         max_model_len=MAX_MODEL_LEN,
-        vllm_arguments=VLLM_ARGUMENTS,
+        policy_arguments=POLICY_ARGUMENTS,
         logs=demo.out / "logs",
         service={"concurrent_runs": 2 * at_once},
     )
@@ -185,6 +190,8 @@ def write_report(demo: Demo, seconds: float) -> Path:
             for name in ("bars", "by_n", "q", "calibration")
         },
         steered=demo.steered,
+        decisions=demo.decisions,
+        degraded=demo.degraded,
     )
     out = demo.out / "report.html"
     out.write_text(page)
@@ -227,6 +234,11 @@ def main() -> None:
         screen.print("no task was finished in time: give it more --minutes")
         raise SystemExit(1)
     screen.print(table_of(demo))
+    if demo.degraded:
+        screen.print(
+            f"[yellow]{demo.degraded} of {demo.decisions} guided decisions were made without the "
+            f"critic or with fewer candidates[/]; see {options.out / 'logs'}"
+        )
     screen.print(f"report: {write_report(demo, time.monotonic() - began)}")
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from critic.evaluation import auc, brier, ece
 from examples.bugfix import plots
-from examples.bugfix.collect import MAX_MODEL_LEN, VLLM_ARGUMENTS, collect, strategy, tasks_of
+from examples.bugfix.collect import MAX_MODEL_LEN, POLICY_ARGUMENTS, collect, strategy, tasks_of
 from examples.bugfix.results import Regime, Results, last_qs, q_by_progress, results
 from pilotfish import AsyncPilotfish
 from search.statistics import (
@@ -62,7 +62,7 @@ async def measure(plan: Plan, policy: Path, critic: Path, *, at_once: int) -> No
         policy_name="bugfix-policy",
         critics={"bugfix-critic": critic},
         max_model_len=MAX_MODEL_LEN,
-        vllm_arguments=VLLM_ARGUMENTS,
+        policy_arguments=POLICY_ARGUMENTS,
         service={"concurrent_runs": at_once},
     )
     tasks = tasks_of("heldout", plan.tasks)

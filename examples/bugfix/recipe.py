@@ -26,7 +26,7 @@ from typing import Any
 from critic.training import TrainingSettings
 from critic.training import train as train_critic
 from critic.trajectory import Trajectory, read_trajectories
-from examples.bugfix.collect import MAX_MODEL_LEN, VLLM_ARGUMENTS, collect, strategy, tasks_of
+from examples.bugfix.collect import MAX_MODEL_LEN, POLICY_ARGUMENTS, collect, strategy, tasks_of
 from pilotfish import AsyncPilotfish
 from service.local.stack import StackSettings, local_stack
 
@@ -117,7 +117,7 @@ def rollouts(
             policy_name=POLICY_NAME,
             critics={"critic": critic} if critic else {},
             max_model_len=MAX_MODEL_LEN,
-            vllm_arguments=VLLM_ARGUMENTS,
+            policy_arguments=POLICY_ARGUMENTS,
             service={"concurrent_runs": AT_ONCE},
         )
         async with (

@@ -43,7 +43,8 @@ class StackSettings(BaseModel):
     redis_data: Path | None = None
     """Folder that keeps runs for the next time."""
     eager: bool = False
-    vllm_arguments: list[str] = Field(default_factory=list)
+    policy_arguments: list[str] = Field(default_factory=list)
+    """Further arguments of the policy's server."""
     service: dict[str, Any] = Field(default_factory=dict)
     """Further ``service.settings.Settings``."""
 
@@ -89,15 +90,16 @@ async def local_stack(
 
 async def _start_models(settings: StackSettings, stack: AsyncExitStack) -> dict[str, VllmServer]:
     """All vLLM servers at once: each takes most of a minute."""
-    wanted = {"policy": VllmSettings(model=str(settings.policy), name=settings.policy_name)}
+    policy = VllmSettings(
+        model=str(settings.policy),
+        name=settings.policy_name,
+        arguments=settings.policy_arguments,
+    )
+    wanted = {"policy": policy}
     if settings.critic_backend == "vllm":
         for name, folder in settings.critics.items():
             wanted[f"critic {name}"] = VllmSettings(model=str(folder), name=name, runner="pooling")
-    common = {
-        "max_model_len": settings.max_model_len,
-        "eager": settings.eager,
-        "arguments": settings.vllm_arguments,
-    }
+    common = {"max_model_len": settings.max_model_len, "eager": settings.eager}
     if settings.logs is not None:
         settings.logs.mkdir(parents=True, exist_ok=True)
 

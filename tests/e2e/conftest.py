@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.bugfix.collect import MAX_MODEL_LEN
+from examples.bugfix.collect import MAX_MODEL_LEN, POLICY_ARGUMENTS
 from pilotfish import Pilotfish
 from service.local.stack import Stack, StackSettings, local_stack
 
@@ -64,6 +64,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             critics={"bugfix-critic": CRITIC},
             max_model_len=MAX_MODEL_LEN,
             eager=True,
+            policy_arguments=POLICY_ARGUMENTS,
             logs=tmp_path_factory.mktemp("logs"),
             service={"keepalive": 0.5},
         )

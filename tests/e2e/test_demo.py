@@ -21,6 +21,8 @@ async def test_the_demo_shows_both_modes_and_writes_its_report(stack_url, tmp_pa
         await rounds(demo, client, tasks, minutes=5, at_once=3, screen=screen)
     assert demo.finished == {task.id for task in tasks}
     screen.print(table_of(demo))
+    assert demo.decisions > 0
+    assert demo.degraded == 0
     shown = screen.file.getvalue()
     assert "3 held-out bugs, 2 attempts each" in shown
     for name in ("policy alone", "selection, N=2", "lookahead, K=4", "both, K=4 N=2"):
