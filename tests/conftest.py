@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from service.local.redis_server import find_binary
+
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -15,7 +17,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("r")
     sock = folder / "s"
     process = subprocess.Popen(
-        ["redis-server", "--port", "0", "--unixsocket", str(sock), "--save", ""],
+        [find_binary(), "--port", "0", "--unixsocket", str(sock), "--save", ""],
         cwd=folder,
         stdout=subprocess.DEVNULL,
     )
