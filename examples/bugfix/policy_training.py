@@ -5,8 +5,8 @@ One linear program: read, pack, train, save after every pass. What is unusual:
    outputs helps to copy from them, but there is far more of it.
 2. Trajectories are sorted by length within a window and padded to the longest of the batch;
    batches are cut by tokens.
-3. Muon moves the matrices, AdamW the rest: on the same data Muon reaches a loss in about half the
-   tokens that AdamW needs.
+3. Muon moves the matrices, AdamW the rest. In one short run of each on the same data (200,000
+   tokens) the validation loss was 1.54 with Muon and 1.89 with AdamW, whose rate was not tuned.
 4. Training stops early on purpose: see README.md.
 
 python -m examples.bugfix.policy_training --data build/bugfix/demonstrations.jsonl \
