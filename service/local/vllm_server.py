@@ -196,6 +196,9 @@ def arguments(
         # A prompt read in parts kills the CPU build's engine when its request has a seed: its
         # random generator cannot be set back ("CPU Generator does not use offset").
         *(["--no-enable-chunked-prefill"] if installation.cpu else []),
+        # Engine and model in one process: apart, the engine spins on half a core while it waits for
+        # the model. On two cores that was 3.3 instead of 4.9 demo trajectories a second.
+        *(["--distributed-executor-backend", "uni"] if installation.cpu else []),
         *(["--enforce-eager"] if settings.eager else []),
         *settings.arguments,
     ]
@@ -207,6 +210,8 @@ def environment(settings: VllmSettings, installation: Installation) -> dict[str,
         threads = settings.cpu_threads or max(len(os.sched_getaffinity(0)) // 2, 1)
         chosen["VLLM_CPU_KVCACHE_SPACE"] = str(settings.cpu_cache_gib)
         chosen["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        # Without it vLLM puts its own executor in the place of "uni" on a CPU.
+        chosen["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         chosen["OMP_NUM_THREADS"] = str(threads)
     if Path(settings.model).is_dir():
         chosen["HF_HUB_OFFLINE"] = "1"

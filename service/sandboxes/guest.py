@@ -51,6 +51,8 @@ MAX_RECORDED = 64 * 2**20
 CHUNK = 65_536
 TICK = 0.1
 """Seconds between two looks at what the processes use."""
+DYING = 3.0
+"""Seconds for which the answer of a stopped command waits until all that it started is gone."""
 HEADROOM = 64
 """Processes that this server may start beyond the limit of the commands."""
 MARK = "PILOTFISH_ACTION"
@@ -374,6 +376,8 @@ class Guest:
         self.sessions: dict[int, Action] = {}
         """By session, also of those that ended: background processes belong to somebody."""
         self.marks: dict[str, Action] = {}
+        self.dying: dict[Action, tuple[int, float]] = {}
+        """Stopped ones whose processes are not all gone: exit status, and until when to wait."""
         self.count = 0
         self.children = False
         self.looked = 0.0
@@ -397,6 +401,7 @@ class Guest:
             for key, mask in self.selector.select(self._patience()):
                 key.data(mask)
             self._check_time()
+            self._check_dying()
             if self.children and time.monotonic() - self.looked >= TICK:
                 self._check_use()
 
@@ -406,6 +411,8 @@ class Guest:
         times += [action.deadline for action in self.running.values() if action.deadline]
         if self.children:
             times.append(self.looked + TICK)
+        if self.dying:
+            times.append(now + TICK / 5)
         return max(min(times) - now, 0.0)
 
     def _accept(self, _: int) -> None:
@@ -451,6 +458,17 @@ class Guest:
         self.selector.register(woken, selectors.EVENT_READ, reap)
 
     def _reap(self) -> None:
+        for action, status in self._exited():
+            if not action.stopped and self._left_too_many(action):
+                self.stop(action, "too many background processes")
+            if action.stopped:
+                self.dying[action] = status, time.monotonic() + DYING
+            else:
+                self._ended(action, status)
+
+    def _exited(self) -> list[tuple[Action, int]]:
+        """The commands that ended, with their status; all that exited is taken off the table."""
+        found: list[tuple[Action, int]] = []
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -458,12 +476,28 @@ class Guest:
                 self.children = False
                 self.sessions.clear()
                 self.marks.clear()
-                return
+                return found
             if pid == 0:
-                return
+                return found
             action = self.running.pop(pid, None)
             if action is not None:
-                self._ended(action, status)
+                found.append((action, status))
+
+    def _left_too_many(self, action: Action) -> bool:
+        if not self.children:
+            return False
+        mine = self._started_by(action)
+        left = sum(mine(process, self._owner(process)) for process in processes())
+        return left > self.config["background"]
+
+    def _check_dying(self) -> None:
+        """Answer for stopped commands of which nothing is left. What a fork bomb leaves for a
+        moment takes the room that the next command needs."""
+        for action, (status, until) in list(self.dying.items()):
+            if time.monotonic() < until and self._kill(self._started_by(action)):
+                continue
+            del self.dying[action]
+            self._ended(action, status)
 
     def _ended(self, action: Action, status: int) -> None:
         for pipe in action.pipes:
@@ -504,32 +538,41 @@ class Guest:
                 return self.marks.get(entry[len(prefix) :].decode(errors="replace"))
         return None
 
-    def _kill(self, guilty: Callable[[Process, Action | None], bool]) -> None:
-        """Kill all processes that ``guilty`` names. They are stopped first, all at once, because
-        killing a fork bomb one by one only makes room for its next child."""
+    def _kill(self, guilty: Callable[[Process, Action | None], bool]) -> int:
+        """Kill all processes that ``guilty`` names; returns how many there were. They are stopped
+        first, all at once, because killing a fork bomb one by one only makes room for its next
+        child."""
+        found = 0
         try:
             os.kill(-1, signal.SIGSTOP)
         except ProcessLookupError:
-            return
+            return found
         for process in processes():
             if guilty(process, self._owner(process)):
+                found += 1
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError):
             os.kill(-1, signal.SIGCONT)
+        return found
 
-    def stop(self, action: Action, reason: str) -> None:
-        """End a command and all that it started. One who hid from us (a new session, a cleared
+    @staticmethod
+    def _started_by(action: Action) -> Callable[[Process, Action | None], bool]:
+        """Whether a process is of this command. One who hid from us (a new session, a cleared
         environment) is known by having started later and belonging to nobody else."""
-        action.stopped = reason
-        action.deadline = None
 
         def guilty(process: Process, owner: Action | None) -> bool:
             if owner is None:
                 return process.started >= action.began_ticks
             return owner is action
 
-        self._kill(guilty)
+        return guilty
+
+    def stop(self, action: Action, reason: str) -> None:
+        """End a command and all that it started."""
+        action.stopped = reason
+        action.deadline = None
+        self._kill(self._started_by(action))
 
     def abandon(self, action: Action, connection: Connection) -> None:
         if connection in action.waiters:

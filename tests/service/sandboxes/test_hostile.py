@@ -59,7 +59,8 @@ async def test_fork_bomb(box: SwerexSandbox, bomb: str) -> None:
     began = time.monotonic()
     await do(box, bomb, timeout=2)
     assert time.monotonic() - began < 10
-    # What is left in the background is found out a moment later; until then a fork may be refused.
+    # A bomb whose shell ended early, with few of it left just then, is a background job like any
+    # other until it has grown and is found out; until then a fork may be refused.
     few = '[ "$(ls -d /proc/[0-9]* | wc -l)" -lt 40 ] && echo few'
     while True:
         try:
