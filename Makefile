@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help setup demo test test-fast test-vllm lint experiment retrain bench-step lock clean
+.PHONY: help setup demo test test-fast test-slow test-vllm lint experiment retrain bench-step lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -17,10 +17,13 @@ setup: .venv/done .venv-vllm/done ## Make the environments: ours, and one of vLL
 demo: setup ## Watch an agent fix held-out bugs, alone and guided (about 12 minutes on two cores)
 	$(BIN)/python -m examples.bugfix.demo
 
-test: setup lint test-fast test-vllm ## All tests
+test: setup lint test-fast test-slow test-vllm ## All tests
 
-test-fast: .venv/done ## Tests that need no vLLM
-	$(PYTEST) -q -n auto -m "not vllm"
+test-fast: .venv/done ## Tests of a minute in all
+	$(PYTEST) -q -n auto -m "not vllm and not slow"
+
+test-slow: .venv/done ## Those that draw all of the demo's tasks
+	$(PYTEST) -q -m "slow and not vllm"
 
 test-vllm: setup ## End-to-end tests on real vLLM, started once
 	$(PYTEST) -q -m vllm

@@ -42,7 +42,6 @@ async def service(redis_url):
             sandboxes={"fake": FakeSandboxSettings(type="fake")},
             redis_url=redis_url,
             worker=False,
-            keepalive=0.05,
             max_body_mb=0.5,
         )
         app = create_app(settings)
@@ -124,7 +123,8 @@ async def test_a_stream_is_the_winner_as_the_upstream_would_have_streamed_it(ser
     assert chunks[-1]["usage"]["prompt_tokens"] == 11
 
 
-async def test_a_stream_is_kept_alive_while_the_search_goes_on(service):
+async def test_a_stream_is_kept_alive_while_the_search_goes_on(service, monkeypatch):
+    monkeypatch.setattr(service.context.settings, "keepalive", 0.05)
     service.up.delays = [0.3]
     lines = []
     async with service.client.stream(
@@ -143,7 +143,9 @@ async def test_an_error_before_the_stream_has_a_status(service):
     assert "tools are wrong" in answer.json()["error"]["message"]
 
 
-async def test_an_error_that_nobody_expected_is_in_the_stream_and_in_the_log(service):
+async def test_an_error_that_nobody_expected_is_in_the_stream_and_in_the_log(service, monkeypatch):
+    monkeypatch.setattr(service.context.settings, "keepalive", 0.05)
+
     def broken(state, action):
         raise RuntimeError("a defect")
 
