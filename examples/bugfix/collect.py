@@ -29,11 +29,16 @@ from pilotfish import (
     Selection,
     Strategy,
     Task,
+    Trajectory,
 )
+from pilotfish.trajectory import INFRASTRUCTURE_FAILURES
+from search.errors import SearchError
 from service.local.stack import StackSettings, local_stack
 
 MAX_TOKENS = 160
 MAX_MODEL_LEN = 2048
+MOST_LOST = 5
+"""So many runs in a row that the infrastructure ended mean that a server is gone."""
 
 
 def strategy(
@@ -69,11 +74,16 @@ async def collect(
     label: str = "runs",
 ) -> Counter[str]:
     """Run every task that ``out`` does not have yet; returns exit statuses of what was run. Each
-    task has a seed of its own, derived from the plan's and its place."""
+    task has a seed of its own, derived from the plan's and its place.
+
+    A run that lost a trajectory to the infrastructure is not written: it is made again when the
+    file is taken up. Raises: ``SearchError`` when run after run is lost.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     done = _tasks_in(out)
     statuses: Counter[str] = Counter()
     permits = asyncio.Semaphore(at_once)
+    lost: list[str] = []
     columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                TextColumn("{task.fields[solved]}"))  # fmt: skip
     with Progress(*columns) as bar:
@@ -86,17 +96,35 @@ async def collect(
                 options = {} if critic is None else {"critic": critic}
                 run = await client.run(task, seeded, **options)
                 trajectories = await client.trajectories(run.id)
+            if reason := _lost(trajectories):
+                lost.append(reason)
+                if len(lost) >= MOST_LOST:
+                    raise SearchError(f"{len(lost)} runs in a row were lost; the last: {reason}")
+                return
+            lost.clear()
             write_trajectories(out, trajectories)
             statuses.update(str(t.exit_status) for t in trajectories)
             rewards.extend(t.reward for t in trajectories if t.reward is not None)
             solved = f"solved {sum(rewards) / max(1, len(rewards)):.1%}"
             bar.update(shown, advance=1, solved=solved)
 
-        async with asyncio.TaskGroup() as group:
-            for place, task in enumerate(tasks):
-                if task.id not in done:
-                    group.create_task(one(place, task))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for place, task in enumerate(tasks):
+                    if task.id not in done:
+                        group.create_task(one(place, task))
+        except* SearchError as errors:
+            raise errors.exceptions[0] from None
     return statuses
+
+
+def _lost(trajectories: Sequence[Trajectory]) -> str | None:
+    """Why the infrastructure ended one of the N and all its replacements, if it did."""
+    by_slot = {t.slot: t for t in trajectories}  # the last of each
+    reasons = [t.exit_message for t in by_slot.values() if t.exit_status in INFRASTRUCTURE_FAILURES]
+    if not trajectories:
+        return "the run has no trajectory"
+    return str(reasons[0]) if reasons else None
 
 
 def _tasks_in(out: Path) -> set[str]:
@@ -152,7 +180,10 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=12, help="runs at a time")
     parser.add_argument("--eager", action="store_true", help="start vLLM in half the time")
     parser.add_argument("--logs", type=Path)
-    asyncio.run(_main(parser.parse_args()))
+    try:
+        asyncio.run(_main(parser.parse_args()))
+    except SearchError as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":

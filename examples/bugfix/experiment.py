@@ -20,6 +20,7 @@ from examples.bugfix import plots
 from examples.bugfix.collect import MAX_MODEL_LEN, POLICY_ARGUMENTS, collect, strategy, tasks_of
 from examples.bugfix.results import Regime, Results, last_qs, q_by_progress, results
 from pilotfish import AsyncPilotfish
+from search.errors import SearchError
 from search.statistics import (
     Estimate,
     best_of,
@@ -49,6 +50,11 @@ class Plan:
 
     def file(self, k: int, seed: int) -> Path:
         return self.folder / f"k{k}-seed{seed}.jsonl"
+
+    @property
+    def vote(self) -> Path:
+        """K candidates a step and no critic: the most frequent one is taken."""
+        return self.folder / f"vote{self.k}.jsonl"
 
     def files(self, k: int) -> list[Path]:
         seeds = range(self.seeds) if k in (1, self.k) else range(1)
@@ -86,6 +92,10 @@ async def measure(plan: Plan, policy: Path, critic: Path, *, at_once: int) -> No
             settings = strategy(k=k, n=plan.other_attempts, temperature=TEMPERATURE, seed=2000)
             file = plan.file(k, 0)
             await collect(client, tasks, settings, file, at_once=at_once, label=f"K={k}")
+        settings = strategy(k=plan.k, n=plan.other_attempts, temperature=TEMPERATURE, seed=3000)
+        await collect(
+            client, tasks, settings, plan.vote, critic="none", at_once=at_once, label="vote"
+        )
 
 
 @dataclass(frozen=True)
@@ -192,8 +202,12 @@ def _by_k(plan: Plan, images: Path) -> str:
             slots = plan.attempts if k in (1, plan.k) else plan.other_attempts
             estimates[k] = plots.interval(results(files, "default", slots=slots), 1)
     plots.success_by_k(estimates, images / "success_by_k.png")
+    named = {str(k): estimate for k, estimate in estimates.items()}
+    if plan.vote.exists():
+        vote = results([plan.vote], "default", slots=plan.other_attempts)
+        named[f"{plan.k}, majority vote instead of the critic"] = plots.interval(vote, 1)
     lines = ["## By N and by K", "", "| K | solved | 95 % interval |", "|---|---|---|"]
-    lines += [f"| {k} | {_percent(e.value)} | {_span(e, _percent)} |" for k, e in estimates.items()]
+    lines += [f"| {k} | {_percent(e.value)} | {_span(e, _percent)} |" for k, e in named.items()]
     return "\n".join([*lines, "", "![Success by N](images/success_by_n.png)",
                       "![Success by K](images/success_by_k.png)", ""])  # fmt: skip
 
@@ -262,7 +276,10 @@ def main() -> None:
     options = parser.parse_args()
     plan = Plan(options.folder, options.seeds, options.attempts, options.tasks)
     if options.only != "report":
-        asyncio.run(measure(plan, options.policy, options.critic, at_once=options.at_once))
+        try:
+            asyncio.run(measure(plan, options.policy, options.critic, at_once=options.at_once))
+        except SearchError as error:
+            raise SystemExit(f"error: {error}") from None
     if options.only != "measure":
         text = report(plan, options.docs)
         (options.docs / "experiments.md").write_text(text)

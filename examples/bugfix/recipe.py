@@ -28,6 +28,7 @@ from critic.training import train as train_critic
 from critic.trajectory import Trajectory, read_trajectories
 from examples.bugfix.collect import MAX_MODEL_LEN, POLICY_ARGUMENTS, collect, strategy, tasks_of
 from pilotfish import AsyncPilotfish
+from search.errors import SearchError
 from service.local.stack import StackSettings, local_stack
 
 BUILD = Path("build/bugfix")
@@ -239,7 +240,10 @@ def main() -> None:
     for stage in stages():
         print(f"{'done' if stage.done else '    '}  {stage.name:16} {stage.what}", flush=True)
         if not options.list and not stage.done:
-            stage.do()
+            try:
+                stage.do()
+            except SearchError as error:
+                raise SystemExit(f"error in {stage.name}: {error}") from None
         if stage.name == options.until:
             break
 

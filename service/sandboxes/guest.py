@@ -488,7 +488,7 @@ class Guest:
             return False
         mine = self._started_by(action)
         left = sum(mine(process, self._owner(process)) for process in processes())
-        return left > self.config["background"]
+        return left > int(self.config["background"])
 
     def _check_dying(self) -> None:
         """Answer for stopped commands of which nothing is left. What a fork bomb leaves for a

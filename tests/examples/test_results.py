@@ -87,8 +87,10 @@ def test_the_report_is_written_from_the_files_alone(tmp_path):
                     q = 0.5 * won + 0.5 * rng.random()
                     rows.append(attempt(f"t{task}", slot, reward=won, q=q))
             write_trajectories(plan.file(k, seed), rows)
+    write_trajectories(plan.vote, [attempt(f"t{i}", 0, reward=float(i % 2)) for i in range(6)])
     text = report(plan, tmp_path / "docs")
     assert "| both, N=10 |" in text
     assert text.count("| policy alone |") == 5
+    assert "| 4, majority vote instead of the critic | 50.0 |" in text
     images = {file.name for file in (tmp_path / "docs" / "images").iterdir()}
     assert images == {"success_by_n.png", "success_by_k.png", "q_by_step.png", "calibration.png"}
