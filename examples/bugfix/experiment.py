@@ -160,23 +160,26 @@ def report(plan: Plan, docs: Path) -> str:
     for regime in REGIMES:
         alone = [results([f], regime, slots=plan.attempts) for f in plan.files(1)]
         guided = [results([f], regime, slots=plan.attempts) for f in plan.files(plan.k)]
-        parts.append(_regime(regime, alone, guided))
+        rows = rows_of(alone, guided)
+        parts.append(_regime(regime, rows, alone, guided))
         if regime == "default":
             named = {"policy alone": _joined(alone), "lookahead": _joined(guided)}
+            plots.bars({row.name: row.estimate for row in rows}, images / "operators.png")
+            parts.append("![Both operators](images/operators.png)\n")
             plots.success_by_n(named, images / "success_by_n.png", most=plan.attempts)
     parts.append(_by_k(plan, images))
     parts.append(_critic(plan, images))
     return "\n".join(parts)
 
 
-def _regime(regime: Regime, alone: list[Results], guided: list[Results]) -> str:
+def _regime(regime: Regime, rows: list[Row], alone: list[Results], guided: list[Results]) -> str:
     lines = [
         f"## {regime.capitalize()}",
         "",
         "| operator | solved | 95 % interval | by seed | ratio to alone | interval |",
         "|---|---|---|---|---|---|",
     ]
-    for row in rows_of(alone, guided):
+    for row in rows:
         seeds = " ".join(_percent(v) for v in row.by_seed)
         lines.append(
             f"| {row.name} | {_percent(row.estimate.value)} | {_span(row.estimate, _percent)} "

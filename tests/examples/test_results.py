@@ -93,4 +93,7 @@ def test_the_report_is_written_from_the_files_alone(tmp_path):
     assert text.count("| policy alone |") == 5
     assert "| 4, majority vote instead of the critic | 50.0 |" in text
     images = {file.name for file in (tmp_path / "docs" / "images").iterdir()}
-    assert images == {"success_by_n.png", "success_by_k.png", "q_by_step.png", "calibration.png"}
+    assert images == {
+        f"{name}.png"
+        for name in ("operators", "success_by_n", "success_by_k", "q_by_step", "calibration")
+    }
