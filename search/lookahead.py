@@ -29,14 +29,17 @@ async def decide(
     *,
     session: str | None = None,
     seed: int | None = None,
+    score_one: bool = False,
 ) -> Decision:
-    """Sample, score and choose one agent turn.
+    """Sample, score and choose one agent turn. A single candidate leaves nothing to choose, so it
+    is scored only with ``score_one``.
 
     Failing samples and a failing critic make the decision ``degraded``, not impossible.
 
     Raises: ``PolicyError`` when there is no candidate at all; ``ContextTooLong``.
     """
-    step = _Step(critic if lookahead.k > 1 else None, state, lookahead, session)
+    scored = lookahead.k > 1 or score_one
+    step = _Step(critic if scored else None, state, lookahead, session)
     sampling = lookahead.sampling
     if sampling.seed is None and seed is not None:
         sampling = sampling.model_copy(update={"seed": seed})
@@ -45,7 +48,8 @@ async def decide(
         await step.gather(samples)
     finally:
         await step.stop(samples)
-    return step.choose(random.Random(sampling.seed))
+    given = sampling.extra.get("seed") if sampling.seed is None else sampling.seed
+    return step.choose(random.Random(given if isinstance(given, int) else None))
 
 
 class _Step:

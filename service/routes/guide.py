@@ -51,8 +51,10 @@ async def guided_step(
     state: Sequence[Message],
     lookahead: Lookahead,
     session: str | None,
+    *,
+    score_one: bool = False,
 ) -> Decision:
     """Decide, and count it. Raises what ``decide`` raises."""
-    decision = await decide(policy, critic, state, lookahead, session=session)
+    decision = await decide(policy, critic, state, lookahead, session=session, score_one=score_one)
     count_decision(decision)
     return decision

@@ -188,6 +188,27 @@ async def test_softmax_is_seeded_and_prefers_high_q():
     assert 0.8 < sum(picks) / 200 < 0.96  # exp(-0.4 / 0.2): 0.88
 
 
+async def test_a_seed_among_the_callers_own_fields_seeds_the_choice_too():
+    async def pick(seed):
+        sampling = Sampling(extra={"seed": seed})
+        strategy = Lookahead(k=2, pick="softmax", pick_temperature=1.0, sampling=sampling)
+        policy = FakePolicy(saying("a", "aaaaa"))
+        return (await decide(policy, FakeCritic(by_length), STATE, strategy)).chosen
+
+    picks = [await pick(seed) for seed in range(20)]
+    assert picks == [await pick(seed) for seed in range(20)]
+    assert set(picks) == {0, 1}
+    assert await pick("no number") in (0, 1)
+
+
+async def test_one_candidate_is_scored_where_it_is_asked_for():
+    policy = FakePolicy(saying("aaaa"))
+    alone = await decide(policy, FakeCritic(by_length), STATE, Lookahead(k=1))
+    scored = await decide(policy, FakeCritic(by_length), STATE, Lookahead(k=1), score_one=True)
+    assert (alone.winner.q, scored.winner.q) == (None, 0.4)
+    assert not scored.degraded
+
+
 async def test_a_caller_that_leaves_cancels_policy_and_critic():
     freed = asyncio.Event()
 

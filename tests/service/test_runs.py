@@ -234,6 +234,7 @@ async def test_lookahead_score_and_selection_without_a_run(service):
     decided = await client.lookahead(state, candidates=own)
     assert decided.message.text == "pwd"
     assert decided.decision.candidates[2].duplicate_of == 0
+    assert (await client.lookahead(state, candidates=own[1:2])).decision.winner.q == 0.9
     sampled = await client.lookahead(state, Lookahead(k=2))
     assert sampled.message.text == "```bash\npwd\n```"
     assert await client.score(state, own[:2]) == [0.4, 0.9]
