@@ -49,7 +49,9 @@ class Rollout:
         self.lookahead, self.settings = lookahead, settings
         self.budget, self.journal, self.trajectory = budget, journal, trajectory
         self.history = trajectory.messages
-        self._began = time.monotonic()
+        # One that is taken up goes on with the time that it began at, and so does its limit.
+        before = time.time() - trajectory.started_at if trajectory.steps else 0.0
+        self._began = time.monotonic() - max(0.0, before)
         self._prompt_tokens = max((s.decision.prompt_tokens for s in trajectory.steps), default=0)
 
     async def run(self, sandbox: Sandbox) -> Trajectory:
@@ -166,7 +168,7 @@ class Rollout:
     async def _end(self, exit_status: ExitStatus, message: str) -> None:
         self.trajectory.exit_status = exit_status
         self.trajectory.exit_message = message
-        self.trajectory.seconds += time.monotonic() - self._began
+        self.trajectory.seconds = time.monotonic() - self._began
         await self._score_afterwards()
 
     async def _score_afterwards(self) -> None:

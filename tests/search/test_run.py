@@ -290,6 +290,22 @@ async def test_a_run_whose_worker_dies_anywhere_is_continued_and_no_action_runs_
     assert kinds.count("observed") == 2
 
 
+async def test_a_continued_trajectory_keeps_its_time_limit():
+    sandboxes, journal = FakeSandboxes(respond, outlive=True), MemoryJournal(crash_after=4)
+    policy = FakePolicy(turn_by_turn([bash("ls")], [bash("pwd")], [bash("submit")]))
+    limited = {"lookahead": ONE, "rollout": RolloutSettings(max_seconds=60)}
+    with pytest.raises(ExceptionGroup):
+        await make_run(policy, sandboxes=sandboxes, journal=journal, **limited).run()
+    begun = next(e for e in await journal.entries() if e["kind"] == "trajectory_started")
+    begun["record"]["started_at"] -= 61
+    [trajectory] = (
+        await make_run(policy, sandboxes=sandboxes, journal=journal, **limited).run()
+    ).trajectories
+    assert trajectory.exit_status == "TimeLimitExceeded"
+    assert trajectory.steps
+    assert trajectory.seconds > 60
+
+
 def test_a_message_keeps_fields_that_nobody_named():
     message = Message.model_validate({"role": "assistant", "content": "x", "reasoning": "deep"})
     assert message.wire() == {"role": "assistant", "content": "x", "reasoning": "deep"}
