@@ -161,18 +161,19 @@ def report(plan: Plan, docs: Path) -> str:
         alone = [results([f], regime, slots=plan.attempts) for f in plan.files(1)]
         guided = [results([f], regime, slots=plan.attempts) for f in plan.files(plan.k)]
         rows = rows_of(alone, guided)
-        parts.append(_regime(regime, rows, alone, guided))
+        named = {"policy alone": _joined(alone), "lookahead": _joined(guided)}
+        parts.append(_regime(regime, rows, named))
         if regime == "default":
-            named = {"policy alone": _joined(alone), "lookahead": _joined(guided)}
             plots.bars({row.name: row.estimate for row in rows}, images / "operators.png")
-            parts.append("![Both operators](images/operators.png)\n")
             plots.success_by_n(named, images / "success_by_n.png", most=plan.attempts)
+            parts.append("![Both operators](images/operators.png)\n")
+            parts.append(_by_n(named, plan.attempts))
     parts.append(_by_k(plan, images))
     parts.append(_critic(plan, images))
     return "\n".join(parts)
 
 
-def _regime(regime: Regime, rows: list[Row], alone: list[Results], guided: list[Results]) -> str:
+def _regime(regime: Regime, rows: list[Row], named: dict[str, Results]) -> str:
     lines = [
         f"## {regime.capitalize()}",
         "",
@@ -186,7 +187,7 @@ def _regime(regime: Regime, rows: list[Row], alone: list[Results], guided: list[
             f"| {seeds} | {row.ratio.value:.2f} | {_span(row.ratio, '{:.2f}'.format)} |"
         )
     lines += ["", _SECOND_TABLE, "|---|" + "---|" * 8]
-    for name, found in (("policy alone", _joined(alone)), ("lookahead", _joined(guided))):
+    for name, found in named.items():
         o, s = found.outcomes, found.scores
         lines.append(
             f"| {name} | {_percent(success(o))} | {_percent(pass_at(o, 5))} "
@@ -195,6 +196,25 @@ def _regime(regime: Regime, rows: list[Row], alone: list[Results], guided: list[
             f"| {found.extra_attempts:.2f} | {found.tokens:.0f} |"
         )
     return "\n".join([*lines, ""])
+
+
+def _by_n(named: dict[str, Results], most: int) -> str:
+    """Selection by every N, in expectation over all draws of N of a task's trajectories."""
+    lines = [
+        "### By N",
+        "",
+        "The critic's choice of N (in brackets: one that knows the outcomes).",
+        "",
+        "| N | " + " | ".join(named) + " |",
+        "|---" * (1 + len(named)) + "|",
+    ]
+    for n in range(1, most + 1):
+        cells = [
+            f"{_percent(best_of(r.outcomes, r.scores, n))} ({_percent(pass_at(r.outcomes, n))})"
+            for r in named.values()
+        ]
+        lines.append(f"| {n} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", "![Success by N](images/success_by_n.png)", ""])
 
 
 def _by_k(plan: Plan, images: Path) -> str:
@@ -209,10 +229,9 @@ def _by_k(plan: Plan, images: Path) -> str:
     if plan.vote.exists():
         vote = results([plan.vote], "default", slots=plan.other_attempts)
         named[f"{plan.k}, majority vote instead of the critic"] = plots.interval(vote, 1)
-    lines = ["## By N and by K", "", "| K | solved | 95 % interval |", "|---|---|---|"]
+    lines = ["## By K", "", "| K | solved | 95 % interval |", "|---|---|---|"]
     lines += [f"| {k} | {_percent(e.value)} | {_span(e, _percent)} |" for k, e in named.items()]
-    return "\n".join([*lines, "", "![Success by N](images/success_by_n.png)",
-                      "![Success by K](images/success_by_k.png)", ""])  # fmt: skip
+    return "\n".join([*lines, "", "![Success by K](images/success_by_k.png)", ""])
 
 
 def _critic(plan: Plan, images: Path) -> str:
