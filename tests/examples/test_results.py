@@ -90,7 +90,8 @@ def test_the_report_is_written_from_the_files_alone(tmp_path):
     write_trajectories(plan.vote, [attempt(f"t{i}", 0, reward=float(i % 2)) for i in range(6)])
     text = report(plan, tmp_path / "docs")
     assert "| both, N=10 |" in text
-    assert text.count("| policy alone |") == 5
+    assert text.count("\n| policy alone |") == 5
+    assert "\n| 10 | " in text
     assert "| 4, majority vote instead of the critic | 50.0 |" in text
     images = {file.name for file in (tmp_path / "docs" / "images").iterdir()}
     assert images == {
