@@ -1,8 +1,17 @@
-"""The demo's loop and its report, on the stack that the other end-to-end tests use."""
+"""The demo's loop and its report, on the stack that the other end-to-end tests use; and what the
+command leaves behind when it is interrupted."""
 
 from __future__ import annotations
 
 import io
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -40,3 +49,67 @@ async def test_no_new_task_is_begun_when_the_time_is_up(stack_url, tmp_path):
         tasks = tasks_of("heldout", 2)
         await rounds(demo, client, tasks, minutes=0, at_once=1, screen=screen)
     assert not demo.finished
+
+
+def _of(mark: str) -> dict[int, str]:
+    """Command lines of the processes that have ``mark`` in their environment, by process id."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (folder / "environ").read_bytes():
+                words = (folder / "cmdline").read_bytes().split(b"\0")
+                found[int(folder.name)] = b" ".join(words).decode(errors="replace")
+        except OSError:
+            continue
+    return found
+
+
+def _sandboxes() -> set[int]:
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"/run/pilotfish/guest.py" in (folder / "cmdline").read_bytes():
+                found.add(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def _until(true: Callable[[], object], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.05)
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize("when", ["while vLLM starts", "while agents work"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_demo_leaves_nothing(when, number, tmp_path):
+    if (when, number) == ("while agents work", signal.SIGTERM):
+        pytest.skip("one of the two is enough: it takes a minute")
+    mark, before, temporary = uuid.uuid4().hex, _sandboxes(), set(Path("/tmp").glob("pilotfish-*"))
+    command = [sys.executable, "-m", "examples.bugfix.demo", "--out", str(tmp_path / "demo")]
+    demo = subprocess.Popen(
+        command,
+        env={**os.environ, "TEST_MARK": mark},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        if when == "while vLLM starts":
+            _until(lambda: sum("vllm" in line.lower() for line in _of(mark).values()) >= 2, 120)
+        else:
+            _until(lambda: _sandboxes() - before, 300)
+        demo.send_signal(number)
+        said, _ = demo.communicate(timeout=60)
+    finally:
+        demo.kill()
+    assert demo.returncode == 130, said
+    assert "stopped; nothing is left running" in said
+    assert "Traceback" not in said
+    assert _of(mark) == {}
+    assert _sandboxes() <= before
+    assert set(Path("/tmp").glob("pilotfish-*")) <= temporary
