@@ -41,7 +41,9 @@ SOLVED_PASSES = 2
 """Further passes over the demonstrations that solved their task, at a lower rate."""
 FINE_TUNING = {"passes": 1, "rate": 1e-3}
 AT_ONCE = 24
-CRITIC = TrainingSettings(epochs=3, lr=5e-4, batch_tokens=12_000, seed=SEED)
+FIRST_CRITIC = TrainingSettings(epochs=2, lr=5e-4, batch_tokens=12_000, seed=SEED)
+SECOND_CRITIC = TrainingSettings(epochs=2, lr=3e-4, batch_tokens=12_000, seed=SEED, warm_lam=0.7)
+"""Begun from the first: it knows the policy's own rollouts, and learns what argmax made of it."""
 
 
 @dataclass(frozen=True)
@@ -170,15 +172,15 @@ def fine_tuning() -> dict[str, Any]:
     return {"successes": len(seen), **FINE_TUNING}
 
 
-def critic(out: Path, init: Path, files: list[Path]) -> dict[str, Any]:
+def critic(out: Path, init: Path, files: list[Path], settings: TrainingSettings) -> dict[str, Any]:
     def show(step: int, steps: int, metrics: dict[str, float]) -> None:
         if step % 20 == 0 or "auc_last" in metrics:
             told = " ".join(f"{name} {value:.3g}" for name, value in metrics.items())
             print(f"{out.name}: {step}/{steps} {told}", flush=True)
 
     trajectories = (t for file in files for t in read_trajectories(file))
-    metrics = train_critic(init, trajectories, out, CRITIC, progress=show)
-    return {"settings": CRITIC.model_dump(), "held_out_tasks": metrics}
+    metrics = train_critic(init, trajectories, out, settings, progress=show)
+    return {"settings": settings.model_dump(), "held_out_tasks": metrics}
 
 
 SOLVED = BUILD / f"policy-solved/pass-{SOLVED_PASSES}"
@@ -203,11 +205,11 @@ def stages() -> list[Stage]:
         Stage("round-1", "rollouts of the policy alone",
               lambda: rollouts(first, TUNED, n=2, seed=1), first),
         Stage("critic-1", "from the policy's weights, on round 1",
-              lambda: critic(one, TUNED, [first]), one / "critic.json"),
+              lambda: critic(one, TUNED, [first], FIRST_CRITIC), one / "critic.json"),
         Stage("round-2", "rollouts under lookahead with the first critic",
               lambda: rollouts(second, TUNED, n=1, k=4, critic=one, seed=2), second),
-        Stage("critic-2", "from the policy's weights, on both rounds",
-              lambda: critic(two, TUNED, [first, second]), two / "critic.json"),
+        Stage("critic-2", "from the first critic, on both rounds",
+              lambda: critic(two, one, [first, second], SECOND_CRITIC), two / "critic.json"),
         Stage("ship", "copied to checkpoints/", ship, CHECKPOINTS / "PROVENANCE.json"),
     ]  # fmt: skip
 
