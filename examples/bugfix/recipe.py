@@ -40,7 +40,7 @@ SUPERVISED_PASSES = 3
 SOLVED_PASSES = 2
 """Further passes over the demonstrations that solved their task, at a lower rate."""
 FINE_TUNING = {"passes": 1, "rate": 1e-3}
-AT_ONCE = 24
+AT_ONCE = 48
 FIRST_CRITIC = TrainingSettings(epochs=2, lr=5e-4, batch_tokens=12_000, seed=SEED)
 SECOND_CRITIC = TrainingSettings(epochs=2, lr=3e-4, batch_tokens=12_000, seed=SEED, warm_lam=0.7)
 """Begun from the first: it knows the policy's own rollouts, and learns what argmax made of it."""
