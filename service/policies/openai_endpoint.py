@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Any
@@ -26,6 +27,11 @@ from service.settings import EndpointPolicy
 
 _TOO_LONG = re.compile(r"context length|context_length|max_model_len|too many tokens", re.I)
 _RETRIED = (408, 429, 502, 503, 504)
+KEPT_FOR = 2.0
+"""Seconds for which an idle connection is used again. Servers close theirs after 5 and more; one
+that is closed while a request is on its way loses it."""
+STALE_WITHIN = 1.0
+"""A connection that breaks within so many seconds was already closed: nothing was generated."""
 
 
 class _Busy(Exception):
@@ -44,7 +50,9 @@ class OpenAIPolicy:
             base_url=settings.url.rstrip("/"),
             headers=headers,
             timeout=httpx.Timeout(settings.timeout, connect=10.0),
-            limits=httpx.Limits(max_connections=settings.max_connections),
+            limits=httpx.Limits(
+                max_connections=settings.max_connections, keepalive_expiry=KEPT_FOR
+            ),
         )
 
     async def close(self) -> None:
@@ -178,7 +186,7 @@ class OpenAIPolicy:
             request = self.client.build_request("POST", "/chat/completions", json=body)
         except ValueError as error:  # NaN, or half of a surrogate pair
             raise PolicyRefused(f"this cannot be sent as JSON: {error}", 400, {}) from error
-        response = await self.client.send(request, stream=True)
+        response = await self._sent(request)
         if response.status_code < 400:
             return response
         await response.aread()
@@ -190,6 +198,15 @@ class OpenAIPolicy:
         if response.status_code in (400, 413) and _TOO_LONG.search(message):
             raise ContextTooLong(message)
         raise PolicyRefused(message, response.status_code, answer)
+
+    async def _sent(self, request: httpx.Request) -> httpx.Response:
+        began = time.monotonic()
+        try:
+            return await self.client.send(request, stream=True)
+        except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
+            if time.monotonic() - began > STALE_WITHIN:
+                raise  # it may have generated
+            raise _Busy(f"{self.settings.url}: the connection was closed") from error
 
 
 def _finished(
