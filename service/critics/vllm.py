@@ -19,6 +19,10 @@ from pilotfish import Message
 from search.errors import CriticError, CriticRefused
 from service.settings import VllmCriticSettings
 
+_BROKEN = (httpx.ConnectError, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+"""A connection that broke, as one does that the server had just closed: scoring changes nothing, so
+it is asked again."""
+
 
 class VllmCritic:
     """Raises: ``CriticInputError`` if the checkpoint is no critic."""
@@ -87,7 +91,7 @@ class VllmCritic:
         except (KeyError, TypeError, ValueError) as error:
             raise CriticError(f"not an answer of /classify: {response.text[:200]!r}") from error
 
-    @stamina.retry(on=httpx.ConnectError, attempts=3, timeout=10.0)
+    @stamina.retry(on=_BROKEN, attempts=3, timeout=10.0)
     async def _post(self, body: dict[str, Any]) -> httpx.Response:
         return await self.client.post("/classify", json=body)
 
