@@ -11,6 +11,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
+import stamina
 import structlog
 from docket import Docket, Worker
 
@@ -21,7 +22,7 @@ from search.run import Run, RunResult
 from service.errors import api_error
 from service.metrics import RUNS, TRAJECTORIES, count_decision
 from service.parts import Parts
-from service.redis_state import RedisState, RunGone
+from service.redis_state import RedisState, RunGone, StateError
 from service.settings import Settings
 
 log = structlog.get_logger()
@@ -162,8 +163,14 @@ class RunWorker:
         await self._finish(run_id, "cancelled", {"error": None})
 
     async def _finish(self, run_id: str, status: str, result: dict[str, Any]) -> None:
-        await self._state.finish(run_id, status, result)
-        await self._state.journal(run_id).append("run_ended", status=status, **result)
+        # All the work of a run stands behind this: a Redis that is away for a moment must not leave
+        # it running for ever.
+        async for attempt in stamina.retry_context(on=_away, attempts=10, timeout=60.0):
+            with attempt:
+                await self._state.finish(run_id, status, result)
+        async for attempt in stamina.retry_context(on=_away, attempts=10, timeout=60.0):
+            with attempt:
+                await self._state.journal(run_id).append("run_ended", status=status, **result)
         RUNS.labels(status).inc()
 
 
@@ -187,6 +194,10 @@ def _outcome(result: RunResult) -> dict[str, Any]:
         "usage": result.usage.model_dump(),
         "error": None,
     }
+
+
+def _away(error: Exception) -> bool:
+    return isinstance(error, StateError) and not isinstance(error, RunGone)
 
 
 def _hopeless(result: RunResult) -> bool:

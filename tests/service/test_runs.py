@@ -10,7 +10,7 @@ from pilotfish import AsyncPilotfish, Lookahead, Message, Selection, Strategy, T
 from pilotfish.errors import BadRequest, NotFound, ServerFailed
 from search.fakes import FakeCritic, FakePolicy, FakeSandboxes, turn_by_turn
 from service.app import create_app
-from service.redis_state import RedisState
+from service.redis_state import RedisState, StateError
 from service.settings import FakePolicySettings, FakeSandboxSettings, Settings
 from tests.upstream import serving
 
@@ -53,6 +53,23 @@ async def test_a_run_is_queued_executed_and_shown(service):
     assert run.ranking == [0, 1]
     assert run.ended_at > run.created_at
     assert run.usage.completion_tokens > 0
+
+
+async def test_a_run_ends_though_redis_is_away_for_a_moment(service, monkeypatch):
+    app, client = service
+    state, failures = app.state.context.state, []
+    finish = state.finish
+
+    async def away(run_id, status, result):
+        if len(failures) < 2:
+            failures.append(status)
+            raise StateError("Redis: connection refused")
+        await finish(run_id, status, result)
+
+    monkeypatch.setattr(state, "finish", away)
+    run = await client.run(TASK, TWO)
+    assert run.status == "succeeded"
+    assert failures == ["succeeded", "succeeded"]
 
 
 async def test_a_trajectory_is_downloaded_whole(service):
