@@ -161,7 +161,7 @@ def fine_tuning() -> dict[str, Any]:
             key = json.dumps(messages)
             if trajectory.reward == 1.0 and key not in seen:
                 seen.add(key)
-                out.write(json.dumps({"messages": messages}) + "\n")
+                out.write(json.dumps({"messages": messages, "reward": 1.0}) + "\n")
     tuned = BUILD / "policy-tuned"
     _module(
         "policy_training",
