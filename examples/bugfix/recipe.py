@@ -154,14 +154,7 @@ def _facts(trajectories: Iterable[Trajectory]) -> dict[str, Any]:
 def fine_tuning() -> dict[str, Any]:
     """Rejection fine-tuning: one pass over the policy's own successes."""
     successes = BUILD / "successes.jsonl"
-    seen: set[str] = set()
-    with successes.open("w") as out:
-        for trajectory in read_trajectories(BUILD / "round-0.jsonl"):
-            messages = [{"role": m.role, "content": m.text} for m in trajectory.messages]
-            key = json.dumps(messages)
-            if trajectory.reward == 1.0 and key not in seen:
-                seen.add(key)
-                out.write(json.dumps({"messages": messages, "reward": 1.0}) + "\n")
+    count = write_successes(BUILD / "round-0.jsonl", successes)
     tuned = BUILD / "policy-tuned"
     _module(
         "policy_training",
@@ -169,7 +162,20 @@ def fine_tuning() -> dict[str, Any]:
         *("--out", str(tuned), "--passes", str(FINE_TUNING["passes"])),
         *("--rate", str(FINE_TUNING["rate"])),
     )
-    return {"successes": len(seen), **FINE_TUNING}
+    return {"successes": count, **FINE_TUNING}
+
+
+def write_successes(rollouts: Path, out: Path) -> int:
+    """The rollouts that solved their task, equal ones once, as demonstrations; how many."""
+    seen: set[str] = set()
+    with out.open("w") as lines:
+        for trajectory in read_trajectories(rollouts):
+            messages = [{"role": m.role, "content": m.text} for m in trajectory.messages]
+            key = json.dumps(messages)
+            if trajectory.reward == 1.0 and key not in seen:
+                seen.add(key)
+                lines.write(json.dumps({"messages": messages, "reward": 1.0}) + "\n")
+    return len(seen)
 
 
 def critic(out: Path, init: Path, files: list[Path], settings: TrainingSettings) -> dict[str, Any]:
