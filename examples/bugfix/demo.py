@@ -215,9 +215,11 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell had them ignored
         signal.signal(number, signal.default_int_handler)
     try:
+        with screen.status("drawing bugs that nobody trained on (half a minute)"):
+            tasks = tasks_of("heldout", options.tasks)
         work = run(
             demo,
-            tasks_of("heldout", options.tasks),
+            tasks,
             minutes=options.minutes,
             at_once=options.at_once,
             screen=screen,
