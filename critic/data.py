@@ -14,6 +14,9 @@ from critic.errors import HistoryTooLong
 from critic.rendering import Renderer
 from critic.trajectory import Trajectory
 
+WINDOW = 256
+"""Examples that are sorted by length together."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -88,21 +91,31 @@ def batches(
     examples: Sequence[Example], budget: int, *, seed: int | None, pad_id: int
 ) -> list[Batch]:
     """Batches of at most ``budget`` tokens, padding counted (one example at least), of examples of
-    similar length; in random order with a seed, by length without."""
-    rng = random.Random(seed)
-    noise = 0.0 if seed is None else 0.1
-    order = sorted(examples, key=lambda e: len(e.ids) * (1 + noise * rng.random()))
-    groups: list[list[Example]] = []
-    longest = 0
-    for example in order:
-        longest = max(longest, len(example.ids))
-        if not groups or longest * (len(groups[-1]) + 1) > budget:
-            groups.append([])
-            longest = len(example.ids)
-        groups[-1].append(example)
+    similar length; in random order with a seed, by length without.
+
+    With a seed, only the examples of a random window are sorted by length. Sorted all together,
+    those of a batch are also alike in outcome (a failure is longer), and every step pulls Q another
+    way.
+    """
+    if seed is None:
+        windows = [list(examples)]
+    else:
+        rng = random.Random(seed)
+        mixed = rng.sample(examples, len(examples))
+        windows = [mixed[at : at + WINDOW] for at in range(0, len(mixed), WINDOW)]
+    groups = [group for window in windows for group in _grouped(window, budget)]
     if seed is not None:
         rng.shuffle(groups)
     return [collate(group, pad_id) for group in groups]
+
+
+def _grouped(examples: list[Example], budget: int) -> list[list[Example]]:
+    groups: list[list[Example]] = []
+    for example in sorted(examples, key=lambda e: len(e.ids)):
+        if not groups or len(example.ids) * (len(groups[-1]) + 1) > budget:
+            groups.append([])
+        groups[-1].append(example)
+    return groups
 
 
 def collate(examples: list[Example], pad_id: int) -> Batch:
