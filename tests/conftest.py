@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ import pytest
 
 from service.local.redis_server import find_binary
 
+# A shell's background job ignores Ctrl-C, and so would every process that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Before torch is imported: tests run side by side, and threads that outnumber cores wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -125,7 +125,7 @@ async def test_it_ends_with_the_process_that_started_it(tmp_path: Path, signal_n
     async with client(url) as connected:
         await connected.set("key", "value")
     ProcessId.of(parent.pid).kill(getattr(__import__("signal"), signal_name))
-    await parent.wait()
+    await asyncio.wait_for(parent.wait(), 30)
     assert await process.gone(10)
     with pytest.raises(ConnectionError):
         await process_of(url)
