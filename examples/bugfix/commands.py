@@ -7,6 +7,7 @@ from examples.bugfix.bug import Edit
 from examples.bugfix.problem import Problem
 
 _TOKEN = re.compile(r"\w+|\s+|[^\w\s]")
+_ECHOED = re.compile(r"[^\"$\\\\`!\n]+")
 _SAFE = re.compile(r"[\w ,()+<>=!:\"%{}|@;#~/-]*")
 
 
@@ -67,6 +68,14 @@ def check_command(problem: Problem) -> str:
     case = problem.symptom.case
     setup = f"{case.setup}; " if case.setup else ""
     return f"python3 -Bc '{problem.imports}; {setup}print({case.expression})'"
+
+
+def compare_command(problem: Problem, word: str) -> str:
+    """The same, and what is wanted on the line beneath: side by side even a small model can tell
+    whether they are equal, while from the issue, hundreds of tokens before, it hardly could."""
+    expected = problem.symptom.expected
+    command = check_command(problem)
+    return f'{command}; echo "{word} {expected}"' if _ECHOED.fullmatch(expected) else command
 
 
 def locate_command(name: str) -> str:

@@ -20,6 +20,7 @@ from examples.bugfix import SYSTEM_PROMPT
 from examples.bugfix.bug import Edit, edits_of
 from examples.bugfix.commands import (
     check_command,
+    compare_command,
     edit_command,
     locate_command,
     view_command,
@@ -130,9 +131,7 @@ def _repair(attempt: Attempt, manner: Manner) -> None:
             return
         if rng.random() < 0.1:
             attempt.turn("See the new line.", f"sed -n '{edit.number}p' {edit.path}")
-        output = attempt.turn(
-            attempt.pick("Check it.", "Run the example.", "Test it.", ""), check_command(problem)
-        ).strip()
+        output = _check(attempt)
         last = output.split("\n")[-1][:60]
         expected = problem.symptom.expected
         if output == expected:
@@ -158,6 +157,14 @@ def _repair(attempt: Attempt, manner: Manner) -> None:
             f"{last} is wrong.",
             f"Not fixed: {last}, expected {expected}.",
         )
+
+
+def _check(attempt: Attempt) -> str:
+    """Run the issue's example; returns what it gave."""
+    word = attempt.pick("want", "expected")
+    thought = attempt.pick("Check it.", "Run the example.", "Test it.", "")
+    output = attempt.turn(thought, compare_command(attempt.problem, word)).strip()
+    return output.removesuffix(f"{word} {attempt.problem.symptom.expected}").strip()
 
 
 def _change(attempt: Attempt, edit: Edit, made: Edit | None, remark: str) -> None:
