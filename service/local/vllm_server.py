@@ -197,7 +197,7 @@ def arguments(
         # random generator cannot be set back ("CPU Generator does not use offset").
         *(["--no-enable-chunked-prefill"] if installation.cpu else []),
         # Engine and model in one process: apart, the engine spins on half a core while it waits for
-        # the model. On two cores that was 3.3 instead of 4.9 demo trajectories a second.
+        # the model.
         *(["--distributed-executor-backend", "uni"] if installation.cpu else []),
         *(["--enforce-eager"] if settings.eager else []),
         *settings.arguments,

@@ -31,7 +31,8 @@ KEPT_FOR = 2.0
 """Seconds for which an idle connection is used again. Servers close theirs after 5 and more; one
 that is closed while a request is on its way loses it."""
 STALE_WITHIN = 1.0
-"""A connection that breaks within so many seconds was already closed: nothing was generated."""
+"""Seconds. One that breaks sooner was most likely closed already. Where it was not, asking again
+costs tokens and nothing else; later, it would cost too many."""
 
 
 class _Busy(Exception):

@@ -32,14 +32,20 @@ async def lookahead(
     """Decide one step: K candidates, Q for each, the choice and its reason. Nothing is executed."""
     strategy = body.lookahead
     critic = context.parts.critic(body.critic)
-    own = body.candidates is not None
     if body.candidates is not None:
         policy = Given(body.candidates)
         strategy = strategy.model_copy(update={"k": len(body.candidates)})
     else:
         policy = context.parts.policy(body.model)  # type: ignore[assignment]
     with context.permit():
-        step = guided_step(policy, critic, body.messages, strategy, body.session, score_one=own)
+        step = guided_step(
+            policy,
+            critic,
+            body.messages,
+            strategy,
+            body.session,
+            score_one=body.candidates is not None,
+        )
         decision = await while_present(request, step)
     return LookaheadResponse(decision=decision, message=decision.message)
 

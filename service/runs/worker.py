@@ -168,8 +168,6 @@ class RunWorker:
         async for attempt in stamina.retry_context(on=_away, attempts=10, timeout=60.0):
             with attempt:
                 await self._state.finish(run_id, status, result)
-        async for attempt in stamina.retry_context(on=_away, attempts=10, timeout=60.0):
-            with attempt:
                 await self._state.journal(run_id).append("run_ended", status=status, **result)
         RUNS.labels(status).inc()
 

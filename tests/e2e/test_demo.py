@@ -3,6 +3,7 @@ command leaves behind when it is interrupted."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -51,28 +52,18 @@ async def test_no_new_task_is_begun_when_the_time_is_up(stack_url, tmp_path):
     assert not demo.finished
 
 
-def _of(mark: str) -> dict[int, str]:
-    """Command lines of the processes that have ``mark`` in their environment, by process id."""
-    found = {}
+def _having(word: bytes, file: str) -> set[int]:
+    """Processes that have ``word`` in that file of /proc."""
+    found = set()
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark.encode() in (folder / "environ").read_bytes():
-                words = (folder / "cmdline").read_bytes().split(b"\0")
-                found[int(folder.name)] = b" ".join(words).decode(errors="replace")
-        except OSError:
-            continue
+        with contextlib.suppress(OSError):
+            if word in (folder / file).read_bytes():
+                found.add(int(folder.name))
     return found
 
 
 def _sandboxes() -> set[int]:
-    found = set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if b"/run/pilotfish/guest.py" in (folder / "cmdline").read_bytes():
-                found.add(int(folder.name))
-        except OSError:
-            continue
-    return found
+    return _having(b"/run/pilotfish/guest.py", "cmdline")
 
 
 def _until(true: Callable[[], object], seconds: float) -> None:
@@ -83,11 +74,15 @@ def _until(true: Callable[[], object], seconds: float) -> None:
 
 
 @pytest.mark.vllm
-@pytest.mark.parametrize("when", ["while vLLM starts", "while agents work"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("when", "number"),
+    [
+        ("while vLLM starts", signal.SIGINT),
+        ("while vLLM starts", signal.SIGTERM),
+        ("while agents work", signal.SIGINT),
+    ],
+)
 def test_an_interrupted_demo_leaves_nothing(when, number, tmp_path):
-    if (when, number) == ("while agents work", signal.SIGTERM):
-        pytest.skip("one of the two is enough: it takes a minute")
     mark, before, temporary = uuid.uuid4().hex, _sandboxes(), set(Path("/tmp").glob("pilotfish-*"))
     command = [sys.executable, "-m", "examples.bugfix.demo", "--out", str(tmp_path / "demo")]
     demo = subprocess.Popen(
@@ -100,7 +95,8 @@ def test_an_interrupted_demo_leaves_nothing(when, number, tmp_path):
     )
     try:
         if when == "while vLLM starts":
-            _until(lambda: sum("vllm" in line.lower() for line in _of(mark).values()) >= 2, 120)
+            ours = mark.encode()
+            _until(lambda: len(_having(ours, "environ") & _having(b"vllm", "cmdline")) >= 2, 120)
         else:
             _until(lambda: _sandboxes() - before, 300)
         demo.send_signal(number)
@@ -110,6 +106,6 @@ def test_an_interrupted_demo_leaves_nothing(when, number, tmp_path):
     assert demo.returncode == 130, said
     assert "stopped; nothing is left running" in said
     assert "Traceback" not in said
-    assert _of(mark) == {}
+    assert not _having(mark.encode(), "environ")
     assert _sandboxes() <= before
     assert set(Path("/tmp").glob("pilotfish-*")) <= temporary
