@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,16 @@ from critic.trajectory import Trajectory
 
 WINDOW = 256
 """Examples that are sorted by length together."""
+
+
+class Tokens(Protocol):
+    """Whatever is batched by its length."""
+
+    @property
+    def ids(self) -> Sequence[int]: ...
+
+
+T = TypeVar("T", bound=Tokens)
 
 
 @dataclass(frozen=True)
@@ -90,27 +101,30 @@ def _chance(task_id: str, seed: int) -> float:
 def batches(
     examples: Sequence[Example], budget: int, *, seed: int | None, pad_id: int
 ) -> list[Batch]:
-    """Batches of at most ``budget`` tokens, padding counted (one example at least), of examples of
+    """Batches of at most ``budget`` tokens, as ``by_length`` groups them."""
+    return [collate(group, pad_id) for group in by_length(examples, budget, seed=seed)]
+
+
+def by_length(examples: Sequence[T], budget: int, *, seed: int | str | None) -> list[list[T]]:
+    """Groups of at most ``budget`` tokens, padding counted (one example at least), of examples of
     similar length; in random order with a seed, by length without.
 
     With a seed, only the examples of a random window are sorted by length. Sorted all together,
-    those of a batch are also alike in outcome (a failure is longer), and every step pulls Q another
+    those of a group are also alike in outcome (a failure is longer), and every step pulls Q another
     way.
     """
     if seed is None:
-        windows = [list(examples)]
-    else:
-        rng = random.Random(seed)
-        mixed = rng.sample(examples, len(examples))
-        windows = [mixed[at : at + WINDOW] for at in range(0, len(mixed), WINDOW)]
-    groups = [group for window in windows for group in _grouped(window, budget)]
-    if seed is not None:
-        rng.shuffle(groups)
-    return [collate(group, pad_id) for group in groups]
+        return _cut(examples, budget)
+    rng = random.Random(seed)
+    mixed = rng.sample(examples, len(examples))
+    windows = (mixed[at : at + WINDOW] for at in range(0, len(mixed), WINDOW))
+    groups = [group for window in windows for group in _cut(window, budget)]
+    rng.shuffle(groups)
+    return groups
 
 
-def _grouped(examples: list[Example], budget: int) -> list[list[Example]]:
-    groups: list[list[Example]] = []
+def _cut(examples: Sequence[T], budget: int) -> list[list[T]]:
+    groups: list[list[T]] = []
     for example in sorted(examples, key=lambda e: len(e.ids)):
         if not groups or len(example.ids) * (len(groups[-1]) + 1) > budget:
             groups.append([])

@@ -19,7 +19,6 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 
 import torch
 from rich.progress import Progress
@@ -31,6 +30,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from critic.data import by_length
 from examples.bugfix.tokenizer import CONTEXT, END, START
 
 IGNORED = -100
@@ -78,23 +78,6 @@ def read_examples(
     rows = [row for row in rows if row["reward"] > 0 or not solved_only]
     examples = [encode(tokenizer, row["messages"]) for row in rows]
     return [example for example in examples if len(example.ids) <= CONTEXT]
-
-
-def batches(examples: list[Example], tokens: int, rng: Random) -> list[list[Example]]:
-    """Random batches of similar lengths, each of at most so many tokens with its padding."""
-    order = rng.sample(examples, len(examples))
-    window = 512
-    cut: list[list[Example]] = []
-    for start in range(0, len(order), window):
-        batch: list[Example] = []
-        for example in sorted(order[start : start + window], key=lambda e: len(e.ids)):
-            if batch and len(example.ids) * (len(batch) + 1) > tokens:
-                cut.append(batch)
-                batch = []
-            batch.append(example)
-        cut.append(batch)
-    rng.shuffle(cut)
-    return cut
 
 
 def collate(
@@ -219,7 +202,7 @@ def train(
     began = time.monotonic()
     with Progress() as progress, (out / "metrics.jsonl").open("a") as metrics:
         for number in range(done, recipe.passes):
-            cut = batches(examples, recipe.batch_tokens, Random(f"{recipe.seed}:{number}"))
+            cut = by_length(examples, recipe.batch_tokens, seed=f"{recipe.seed}:{number}")
             bar = progress.add_task(f"pass {number + 1}", total=len(cut))
             for step, rows in enumerate(cut):
                 rate = rate_at((number + step / len(cut)) / recipe.passes, recipe)
