@@ -11,7 +11,7 @@ import re
 
 from pydantic import BaseModel
 
-from pilotfish import Message, Observation
+from pilotfish import Message
 
 SUBMIT = "submit"
 _FENCE = re.compile(r"```(?:bash|sh|shell|mswea_bash_command)[ \t]*\n(.*?)\n?```", re.DOTALL)
@@ -22,10 +22,9 @@ class FormatError(Exception):
 
 
 class Action(BaseModel):
-    """One command, and the tool call it came by (``None``: it came as a fenced block)."""
+    """One command."""
 
     command: str
-    tool_call_id: str | None = None
 
     @property
     def submits(self) -> bool:
@@ -64,7 +63,7 @@ def _from_tool_calls(turn: Message) -> Action:
         command = None
     if function.get("name") != "bash" or not isinstance(command, str) or not command.strip():
         raise FormatError('Call the tool bash with {"command": "..."}.')
-    return Action(command=command, tool_call_id=calls[0].get("id"))
+    return Action(command=command)
 
 
 def render_observation(exit_code: int | None, output: str, *, limit: int = 10_000) -> str:
@@ -82,10 +81,9 @@ def render_observation(exit_code: int | None, output: str, *, limit: int = 10_00
     return f"<returncode>{code}</returncode>\n<output>\n{output}</output>"
 
 
-def reply_to(action: Action, observation: Observation, *, limit: int = 10_000) -> Message:
-    """The message that shows ``observation`` to the agent, in the form its action came."""
-    code = None if observation.timed_out else observation.exit_code
-    text = render_observation(code, observation.output, limit=limit)
-    if action.tool_call_id is not None:
-        return Message(role="tool", content=text, tool_call_id=action.tool_call_id)
-    return Message.user(text)
+def replies_to(turn: Message, text: str) -> list[Message]:
+    """The messages that tell the agent ``text`` in the form its turn came: endpoints want one for
+    each tool call, and refuse the history otherwise."""
+    ids = [call.get("id") for call in turn.tool_calls or []]
+    replies = [Message(role="tool", content=text, tool_call_id=i) for i in ids if i is not None]
+    return replies or [Message.user(text)]

@@ -52,7 +52,7 @@ def replay(entries: Iterable[dict[str, Any]]) -> dict[Key, Begun]:
 def _observed(step: Step, entry: dict[str, Any]) -> None:
     if entry["observation"] is not None:
         step.observation = Observation.model_validate(entry["observation"])
-    step.reply = Message.model_validate(entry["reply"])
+    step.replies = [Message.model_validate(reply) for reply in entry["replies"]]
 
 
 def _ended(trajectory: Trajectory, entry: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from pilotfish import Message, Observation, Step, Task, Trajectory
 from pilotfish.strategy import Lookahead, RolloutSettings
 from pilotfish.trajectory import ExitStatus
-from search.actions import Action, FormatError, parse_action, reply_to
+from search.actions import Action, FormatError, parse_action, render_observation, replies_to
 from search.budget import Budget
 from search.contracts import Critic, Journal, Policy, Sandbox
 from search.errors import (
@@ -76,7 +76,7 @@ class Rollout:
 
     async def _step(self, sandbox: Sandbox) -> None:
         steps = self.trajectory.steps
-        if not steps or steps[-1].reply is not None:
+        if not steps or steps[-1].replies:
             await self._decide()
         await self._execute(sandbox, steps[-1])
 
@@ -127,14 +127,15 @@ class Rollout:
         try:
             action = parse_action(step.decision.message)
         except FormatError as error:
-            await self._observed(step, number, None, Message.user(str(error)))
+            await self._observed(step, number, None, str(error))
             self._check_format_errors()
             return
         if action.submits:
             raise _Ended("Submitted")
         observation = await self._run_command(sandbox, action, number)
-        reply = reply_to(action, observation, limit=self.settings.observation_chars)
-        await self._observed(step, number, observation, reply)
+        code = None if observation.timed_out else observation.exit_code
+        text = render_observation(code, observation.output, limit=self.settings.observation_chars)
+        await self._observed(step, number, observation, text)
 
     async def _run_command(self, sandbox: Sandbox, action: Action, number: int) -> Observation:
         timeout = self.settings.command_timeout
@@ -146,17 +147,18 @@ class Rollout:
         )
 
     async def _observed(
-        self, step: Step, number: int, observation: Observation | None, reply: Message
+        self, step: Step, number: int, observation: Observation | None, text: str
     ) -> None:
+        replies = replies_to(step.decision.message, text)
         await self.journal.append(
             "observed",
             trajectory=self.trajectory.id,
             step=number,
             observation=None if observation is None else dump(observation),
-            reply=reply.wire(),
+            replies=[reply.wire() for reply in replies],
         )
-        step.observation, step.reply = observation, reply
-        self.history.append(reply)
+        step.observation, step.replies = observation, replies
+        self.history += replies
 
     def _check_format_errors(self) -> None:
         last = self.trajectory.steps[-self.settings.max_format_errors :]

@@ -74,8 +74,8 @@ def trajectory(
         candidate = Candidate(index=0, message=Message.assistant(text), tokens=len(text))
         decision = Decision(candidates=[candidate], requested=1, chosen=0, reason="only")
         last = i == len(turns) - 1
-        reply = None if last else Message.user(f"<output>{i}</output>")
-        steps.append(Step(decision=decision, reply=reply))
+        replies = [] if last else [Message.user(f"<output>{i}</output>")]
+        steps.append(Step(decision=decision, replies=replies))
     return Trajectory(
         task_id=task_id,
         policy=policy,

@@ -36,8 +36,8 @@ CHECKPOINTS = Path(__file__).parent / "checkpoints"
 POLICY_NAME = "bugfix-policy"
 SEED = 0
 
-SUPERVISED_PASSES = 3
-SOLVED_PASSES = 2
+SUPERVISED_PASSES = 2
+SOLVED_PASSES = 1
 """Further passes over the demonstrations that solved their task, at a lower rate."""
 FINE_TUNING = {"passes": 1, "rate": 1e-3}
 AT_ONCE = 48

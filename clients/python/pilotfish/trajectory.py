@@ -140,13 +140,14 @@ class Observation(BaseModel):
 
 class Step(BaseModel):
     """One agent turn and its result. ``observation`` is ``None`` for the turn that ended it;
-    ``reply`` is the message that showed the observation to the agent."""
+    ``replies`` are the messages that showed the observation to the agent: one for each tool call,
+    or one in all."""
 
     model_config = ConfigDict(extra="forbid")
 
     decision: Decision
     observation: Observation | None = None
-    reply: Message | None = None
+    replies: list[Message] = Field(default_factory=list)
 
 
 class Trajectory(BaseModel):
@@ -186,8 +187,7 @@ class Trajectory(BaseModel):
         history = list(self.prefix)
         for step in self.steps:
             history.append(step.decision.message)
-            if step.reply is not None:
-                history.append(step.reply)
+            history += step.replies
         return history
 
     @property
