@@ -62,12 +62,19 @@ def pass_at(outcomes: ArrayLike, n: int) -> float:
 
 
 def best_of(outcomes: ArrayLike, scores: ArrayLike, n: int) -> float:
-    """Expected success of the highest-scored of n attempts drawn without replacement. Exact: the
-    j-th best of M is the best of the draw with probability C(M-j, n-1) / C(M, n). Attempts of equal
-    score share their probability, so their order in the table does not matter.
+    """Expected success of the highest-scored of n attempts drawn without replacement: the mean of
+    ``best_of_each``.
 
     >>> best_of([[1, 0]], [[0.9, 0.1]], 2)
     1.0
+    """
+    return float(best_of_each(outcomes, scores, n).mean())
+
+
+def best_of_each(outcomes: ArrayLike, scores: ArrayLike, n: int) -> Table:
+    """``best_of`` of every task, (tasks,). Exact: the j-th best of M is the best of the draw with
+    probability C(M-j, n-1) / C(M, n). Attempts of equal score share their probability, so their
+    order in the table does not matter.
     """
     array, score = table(outcomes), table(scores)
     if array.shape != score.shape:
@@ -75,7 +82,7 @@ def best_of(outcomes: ArrayLike, scores: ArrayLike, n: int) -> float:
     total = array.shape[1]
     _check_n(n, total)
     chance = np.array([comb(total - j, n - 1) / comb(total, n) for j in range(1, total + 1)])
-    return float(np.mean([_expected(a, s, chance) for a, s in zip(array, score, strict=True)]))
+    return np.array([_expected(a, s, chance) for a, s in zip(array, score, strict=True)])
 
 
 def _expected(outcomes: Table, scores: Table, chance: Table) -> float:
@@ -137,6 +144,29 @@ def _resample_attempts(arrays: list[Table], rng: np.random.Generator) -> list[Ta
     return [np.take_along_axis(a, columns[a.shape[1]], axis=1) for a in arrays]
 
 
+def best_interval(
+    outcomes: ArrayLike,
+    scores: ArrayLike,
+    n: int,
+    *,
+    relative_to: ArrayLike | None = None,
+    **options: float,
+) -> Estimate:
+    """``best_of`` with its interval; with ``relative_to``, as a ratio to the success of those
+    outcomes over the same tasks. Attempts are resampled for n = 1 only: what is expected of n
+    draws from a task's attempts cannot be had from attempts that were drawn twice.
+    """
+    each = outcomes if n == 1 else best_of_each(outcomes, scores, n)[:, None]
+    tables, statistic = [each], success
+    if relative_to is not None:
+        tables, statistic = [each, relative_to], _ratio
+    return bootstrap(statistic, *tables, resample_attempts=n == 1, **options)  # type: ignore[arg-type]
+
+
+def _ratio(better: ArrayLike, worse: ArrayLike) -> float:
+    return success(better) / success(worse) if success(worse) else float("nan")
+
+
 def difference(better: ArrayLike, worse: ArrayLike, **options: int | float) -> Estimate:
     """Paired difference of success over the same tasks, with its interval."""
     return bootstrap(lambda a, b: success(a) - success(b), better, worse, **options)  # type: ignore[arg-type]
@@ -144,12 +174,7 @@ def difference(better: ArrayLike, worse: ArrayLike, **options: int | float) -> E
 
 def ratio(better: ArrayLike, worse: ArrayLike, **options: int | float) -> Estimate:
     """Ratio of success over the same tasks, with its interval."""
-    return bootstrap(
-        lambda a, b: success(a) / success(b) if success(b) else float("nan"),
-        better,
-        worse,
-        **options,  # type: ignore[arg-type]
-    )
+    return bootstrap(_ratio, better, worse, **options)  # type: ignore[arg-type]
 
 
 def wilson(successes: int, trials: int, level_z: float = 1.959964) -> Estimate:

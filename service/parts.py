@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from search.contracts import Critic, Policy, SandboxProvider
 from search.fakes import ConstantCritic, FakePolicy, FakeSandboxes, saying
-from service.critics.torch_critic import TorchCritic
 from service.critics.vllm import VllmCritic
 from service.errors import ApiError
 from service.policies.openai_endpoint import OpenAIPolicy
@@ -21,13 +20,21 @@ from service.settings import Settings
 
 T = TypeVar("T")
 
+
+def _torch_critic(name: str, settings: Any) -> Critic:
+    # torch takes seconds to import; with its critics on vLLM, the service needs none
+    from service.critics.torch_critic import TorchCritic
+
+    return TorchCritic(name, settings)
+
+
 POLICIES: Mapping[str, Callable[[str, Any], Policy]] = {
     "openai": OpenAIPolicy,
     "fake": lambda name, settings: FakePolicy(saying(*settings.says), name=name),
 }
 CRITICS: Mapping[str, Callable[[str, Any], Critic]] = {
     "vllm": VllmCritic,
-    "torch": TorchCritic,
+    "torch": _torch_critic,
     "constant": lambda name, settings: ConstantCritic(settings.q),
 }
 SANDBOXES: Mapping[str, Callable[[Any], SandboxProvider]] = {

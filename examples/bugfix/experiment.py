@@ -23,8 +23,8 @@ from pilotfish import AsyncPilotfish
 from search.errors import SearchError
 from search.statistics import (
     Estimate,
+    best_interval,
     best_of,
-    bootstrap,
     gap_recovered,
     pass_at,
     success,
@@ -124,17 +124,11 @@ def rows_of(alone: list[Results], guided: list[Results]) -> list[Row]:
 
 
 def _row(name: str, found: Results, seeds: list[Results], n: int, base: Results) -> Row:
-    def value(outcomes: np.ndarray, scores: np.ndarray) -> float:
-        return best_of(outcomes, scores, n)
-
-    def relative(outcomes: np.ndarray, scores: np.ndarray, alone: np.ndarray) -> float:
-        return best_of(outcomes, scores, n) / max(1e-9, success(alone))
-
-    common = {"draws": 1000, "resample_attempts": n == 1}
+    outcomes, scores = found.outcomes, found.scores
     return Row(
         name,
-        bootstrap(value, found.outcomes, found.scores, **common),  # type: ignore[arg-type]
-        bootstrap(relative, found.outcomes, found.scores, base.outcomes, **common),  # type: ignore[arg-type]
+        best_interval(outcomes, scores, n, draws=1000),
+        best_interval(outcomes, scores, n, relative_to=base.outcomes, draws=1000),
         [best_of(r.outcomes, r.scores, n) for r in seeds],
     )
 

@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 
 from critic.evaluation import calibration
 from examples.bugfix.results import Results
-from search.statistics import Estimate, best_of, bootstrap, pass_at, success
+from search.statistics import Estimate, best_interval, best_of, pass_at, success
 
 COLOURS = {"policy alone": "#6b7280", "lookahead": "#0f766e"}
 
@@ -88,16 +88,9 @@ def bars(estimates: Mapping[str, Estimate], out: Path) -> None:
     _save(figure, axes, out, legend=False)
 
 
-def interval(found: Results, n: int, *, seed: int = 0) -> Estimate:
+def interval(found: Results, n: int) -> Estimate:
     """Success of the critic's choice of n, with its interval over tasks."""
-    return bootstrap(
-        lambda outcomes, scores: best_of(outcomes, scores, n),
-        found.outcomes,
-        found.scores,
-        draws=500,
-        seed=seed,
-        resample_attempts=n == 1,
-    )
+    return best_interval(found.outcomes, found.scores, n, draws=500)
 
 
 def _save(figure: plt.Figure, axes: plt.Axes, out: Path, *, legend: bool = True) -> None:

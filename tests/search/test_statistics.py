@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.statistics import (
+    best_interval,
     best_of,
     bootstrap,
     difference,
@@ -62,6 +63,22 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
         interval = bootstrap(success, rows.astype(float), draws=300, seed=repeat)
         covered += interval.low <= 1 / 3 <= interval.high
     assert covered >= 50
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_the_interval_of_the_best_of_n_is_that_of_the_bootstrap(n):
+    rng = np.random.default_rng(3)
+    outcomes = (rng.random((30, 6)) < rng.random((30, 1))).astype(float)
+    scores, alone = rng.random((30, 6)), rng.integers(0, 2, (30, 6)).astype(float)
+    slow = bootstrap(
+        lambda o, s, a: best_of(o, s, n) / success(a), outcomes, scores, alone,
+        draws=200, resample_attempts=n == 1,
+    )  # fmt: skip
+    fast = best_interval(outcomes, scores, n, relative_to=alone, draws=200)
+    assert fast.model_dump() == pytest.approx(slow.model_dump())
+    value = best_interval(outcomes, scores, n, draws=200)
+    assert value.value == pytest.approx(best_of(outcomes, scores, n))
+    assert value.low < value.value < value.high
 
 
 def test_pairing_makes_the_interval_of_a_difference_narrower():
