@@ -157,10 +157,10 @@ def best_interval(
     draws from a task's attempts cannot be had from attempts that were drawn twice.
     """
     each = outcomes if n == 1 else best_of_each(outcomes, scores, n)[:, None]
-    tables, statistic = [each], success
-    if relative_to is not None:
-        tables, statistic = [each, relative_to], _ratio
-    return bootstrap(statistic, *tables, resample_attempts=n == 1, **options)  # type: ignore[arg-type]
+    common = {"resample_attempts": n == 1, **options}
+    if relative_to is None:
+        return bootstrap(success, each, **common)  # type: ignore[arg-type]
+    return bootstrap(_ratio, each, relative_to, **common)  # type: ignore[arg-type]
 
 
 def _ratio(better: ArrayLike, worse: ArrayLike) -> float:
