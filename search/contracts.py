@@ -34,6 +34,9 @@ class Sample(BaseModel):
     error: str | None = None
     raw: dict[str, Any] = Field(default_factory=dict)
     """The upstream's own choice object, for whoever has to give it back as it was."""
+    answer: dict[str, Any] = Field(default_factory=dict)
+    """What else the upstream's answer had, as far as it was known when this sample was complete:
+    fields beside OpenAI's common ones, and in ``usage`` what is not a plain count."""
 
 
 class Policy(Protocol):

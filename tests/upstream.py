@@ -26,6 +26,10 @@ class Upstream:
         self.broken: dict[int, Response] = {}
         """Answers by number of request, instead of a completion."""
         self.bodies: list[dict[str, Any]] = []
+        self.beside: dict[str, Any] = {}
+        """Fields of every answer and chunk beside the common ones."""
+        self.usage: dict[str, Any] = {}
+        """Fields of the usage beside its counts."""
         self.left = asyncio.Event()
         """Set when a caller leaves a stream before its end."""
 
@@ -93,12 +97,11 @@ class Upstream:
         return deltas
 
     def _head(self, kind: str) -> dict[str, Any]:
-        return {"id": "up-1", "object": kind, "created": 1, "model": "up"}
+        return {"id": "up-1", "object": kind, "created": 1, "model": "up", **self.beside}
 
     def _usage(self, n: int) -> dict[str, Any]:
-        return {
-            "usage": {"prompt_tokens": 11, "completion_tokens": 7 * n, "total_tokens": 11 + 7 * n}
-        }
+        counts = {"prompt_tokens": 11, "completion_tokens": 7 * n, "total_tokens": 11 + 7 * n}
+        return {"usage": counts | self.usage}
 
 
 def _logprobs(i: int) -> dict[str, Any]:

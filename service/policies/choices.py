@@ -11,6 +11,9 @@ from typing import Any
 from pilotfish import Message
 from search.contracts import Sample
 
+_COMMON = frozenset({"id", "object", "created", "model", "choices", "usage"})
+_COUNTS = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
+
 
 class Choice:
     """One choice while its chunks come in."""
@@ -84,7 +87,21 @@ class Choice:
         }
 
 
-def sample_of(choice: dict[str, Any], *, tokens: int, prompt_tokens: int) -> Sample:
+def beside_choices(answer: dict[str, Any]) -> dict[str, Any]:
+    """What an answer, or a chunk of one, has beside what every answer has: fields that we do not
+    know, and the details of its usage."""
+    usage = {k: v for k, v in (answer.get("usage") or {}).items() if k not in _COUNTS}
+    other = {k: v for k, v in answer.items() if k not in _COMMON and v is not None}
+    return other | ({"usage": usage} if usage else {})
+
+
+def sample_of(
+    choice: dict[str, Any],
+    *,
+    tokens: int,
+    prompt_tokens: int,
+    answer: dict[str, Any] | None = None,
+) -> Sample:
     """A sample from a whole choice. ``raw`` keeps it as it came; the message, which goes into the
     history, is without the fields that the endpoint left empty."""
     said = {name: value for name, value in choice["message"].items() if value not in (None, [])}
@@ -97,4 +114,5 @@ def sample_of(choice: dict[str, Any], *, tokens: int, prompt_tokens: int) -> Sam
         prompt_tokens=prompt_tokens,
         finish_reason=choice.get("finish_reason"),
         raw=choice,
+        answer=answer or {},
     )

@@ -22,7 +22,7 @@ from pilotfish import Message
 from pilotfish.strategy import Sampling
 from search.contracts import Sample
 from search.errors import ContextTooLong, PolicyError, PolicyRefused
-from service.policies.choices import Choice, sample_of
+from service.policies.choices import Choice, beside_choices, sample_of
 from service.settings import EndpointPolicy
 
 _TOO_LONG = re.compile(r"context length|context_length|max_model_len|too many tokens", re.I)
@@ -96,6 +96,7 @@ class OpenAIPolicy:
                 async for sample in self._request(body | seeded):
                     # each request reads the prompt anew
                     own = {"index": index, "prompt_tokens": n * sample.prompt_tokens}
+                    sample.answer.pop("usage", None)  # of one request in n
                     await arrived.put(sample.model_copy(update=own))
                     return
                 raise PolicyError("it answered nothing")
@@ -123,6 +124,7 @@ class OpenAIPolicy:
         choices: dict[int, Choice] = {}
         held: Sample | None = None  # the last to finish waits for the usage that follows it
         prompt_tokens = 0
+        answer: dict[str, Any] = {}
         finished = 0
         body = body | {"stream": True, "stream_options": {"include_usage": True}}
         async with self._open(body) as response:
@@ -131,15 +133,16 @@ class OpenAIPolicy:
                     raise PolicyError(_told(error))
                 with _understood(chunk):
                     prompt_tokens = (chunk.get("usage") or {}).get("prompt_tokens", prompt_tokens)
+                    answer |= beside_choices(chunk)
                     samples = _finished(chunk, choices, prompt_tokens)
                 for sample in samples:
                     finished += 1
                     if finished < body["n"]:
-                        yield sample
+                        yield sample.model_copy(update={"answer": dict(answer)})
                     else:
                         held = sample
         if held is not None:
-            yield held.model_copy(update={"prompt_tokens": prompt_tokens})
+            yield held.model_copy(update={"prompt_tokens": prompt_tokens, "answer": answer})
         elif finished < body["n"]:
             raise PolicyError(f"the stream ended after {finished} of {body['n']} candidates")
 
@@ -155,6 +158,7 @@ class OpenAIPolicy:
                     choice,
                     tokens=usage.get("completion_tokens", 0),
                     prompt_tokens=usage.get("prompt_tokens", 0),
+                    answer=beside_choices(answer),
                 )
                 for choice in answer["choices"]
             ]

@@ -3,8 +3,8 @@
 The request goes to the policy as it came, but for ``model``, ``messages`` (the same, encoded anew),
 ``n``, ``stream``, ``stream_options`` and our own ``pilotfish``; ``logprobs`` are asked for, to
 break ties, and taken out of the answer where the caller did not ask. The answer is the chosen
-candidate as the policy gave it; ``usage`` counts all candidates, and ``pilotfish`` says what was
-decided.
+candidate as the policy gave it, with whatever else the policy's answer had; ``usage`` counts all
+candidates, and ``pilotfish`` says what was decided.
 """
 
 from __future__ import annotations
@@ -237,14 +237,16 @@ def _answer(call: ChatCall, decision: Decision, recording: Recording) -> dict[st
     )
     indices = [decision.chosen, *(c.index for c in ranked)][: call.n]
     usage = decision.usage
-    return {
+    upstream = recording.answer
+    return upstream | {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": "chat.completion",
         "created": int(time.time()),
         "model": call.model,
         "choices": [_choice(i, recording.samples[index].raw, recording.samples[index].message, call)
                     for i, index in enumerate(indices)],
-        "usage": {
+        "usage": upstream.get("usage", {})
+        | {
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
             "total_tokens": usage.total_tokens,
@@ -300,7 +302,8 @@ def _headers(decision: Decision) -> dict[str, str]:
 
 def _chunks(answer: dict[str, Any], call: ChatCall) -> list[dict[str, Any]]:
     """The answer as the upstream would have streamed it: role, text, tool calls, end, usage."""
-    head = {name: answer[name] for name in ("id", "created", "model")}
+    ours = ("choices", "usage", "pilotfish")
+    head = {name: value for name, value in answer.items() if name not in ours}
     head["object"] = "chat.completion.chunk"
     chunks = []
     for choice in answer["choices"]:

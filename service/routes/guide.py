@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import AsyncGenerator, Sequence
+from typing import Any
 
 from pilotfish import Decision, Message
 from pilotfish.strategy import Lookahead, Sampling
@@ -17,6 +19,11 @@ class Recording:
     def __init__(self, inner: Policy) -> None:
         self.name, self._inner = inner.name, inner
         self.samples: dict[int, Sample] = {}
+
+    @property
+    def answer(self) -> dict[str, Any]:
+        """What the answer had beside its choices."""
+        return dict(ChainMap(*(sample.answer for sample in reversed(self.samples.values()))))
 
     async def sample(
         self, state: Sequence[Message], n: int, sampling: Sampling, *, session: str | None = None

@@ -102,6 +102,28 @@ async def test_tool_calls_and_reasoning_come_back_as_they_were(service):
     }
 
 
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_else_the_upstream_said_is_kept(service, k, stream):
+    details = {"prompt_tokens_details": {"cached_tokens": 8}}
+    service.up.beside, service.up.usage = {"system_fingerprint": "fp", "new": {"x": 1}}, details
+    options = {"stream_options": {"include_usage": True}} if stream else {}
+    answer = await service.ask(pilotfish={"k": k}, stream=stream, **options)
+    if stream:
+        lines = [line[6:] for line in answer.text.splitlines() if line.startswith("data: {")]
+        bodies = [json.loads(line) for line in lines]
+    else:
+        bodies = [answer.json()]
+    for body in bodies:
+        assert {name: body[name] for name in service.up.beside} == service.up.beside
+        assert body["model"] == "p"
+    assert bodies[-1]["usage"] == details | {
+        "prompt_tokens": 11,
+        "completion_tokens": bodies[-1]["usage"]["completion_tokens"],
+        "total_tokens": bodies[-1]["usage"]["total_tokens"],
+    }
+
+
 @pytest.mark.parametrize("model", ["p", "p:plain"])
 async def test_a_stream_is_the_winner_as_the_upstream_would_have_streamed_it(service, model):
     call = {
