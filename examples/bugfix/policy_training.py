@@ -240,7 +240,9 @@ def train(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the policy on trajectories.")
-    parser.add_argument("--data", type=Path, default=Path("build/bugfix/demonstrations.jsonl"))
+    parser.add_argument(
+        "--data", type=Path, nargs="+", default=[Path("build/bugfix/demonstrations.jsonl")]
+    )
     parser.add_argument("--tokenizer", type=Path, default=Path("build/bugfix/tokenizer"))
     parser.add_argument("--out", type=Path, default=Path("build/bugfix/policy"))
     parser.add_argument("--start", type=Path, help="a checkpoint to start from (default: none)")
@@ -253,7 +255,11 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(options.tokenizer)
-    examples = read_examples(options.data, tokenizer, options.solved_only)[: options.count]
+    examples = [
+        example
+        for file in options.data
+        for example in read_examples(file, tokenizer, options.solved_only)
+    ][: options.count]
     lengths = [len(example.ids) for example in examples]
     print(f"{len(examples)} trajectories, {sum(lengths)} tokens, longest {max(lengths)}")
     recipe = Recipe(

@@ -39,7 +39,7 @@ SEED = 0
 SUPERVISED_PASSES = 2
 SOLVED_PASSES = 1
 """Further passes over the demonstrations that solved their task, at a lower rate."""
-FINE_TUNING = {"passes": 1, "rate": 1e-3}
+FINE_TUNING = {"passes": 1, "rate": 2e-3, "seed": 2}
 AT_ONCE = 48
 FIRST_CRITIC = TrainingSettings(epochs=2, lr=5e-4, batch_tokens=12_000, seed=SEED)
 SECOND_CRITIC = TrainingSettings(epochs=2, lr=3e-4, batch_tokens=12_000, seed=SEED, warm_lam=0.7)
@@ -110,9 +110,16 @@ def solved_only() -> dict[str, Any]:
 
 
 def rollouts(
-    out: Path, policy: Path, *, n: int, k: int = 1, critic: Path | None = None, seed: int = SEED
+    out: Path,
+    policy: Path,
+    *,
+    n: int,
+    tasks: int | None = None,
+    k: int = 1,
+    critic: Path | None = None,
+    seed: int = SEED,
 ) -> dict[str, Any]:
-    """Rollouts on all training tasks, through the service."""
+    """N rollouts on each of so many training tasks (default: all), through the service."""
 
     async def run() -> None:
         stack = StackSettings(
@@ -129,7 +136,7 @@ def rollouts(
         ):
             await collect(
                 client,
-                tasks_of("train"),
+                tasks_of("train", tasks),
                 strategy(k=k, n=n, seed=seed),
                 out,
                 at_once=AT_ONCE,
@@ -152,15 +159,16 @@ def _facts(trajectories: Iterable[Trajectory]) -> dict[str, Any]:
 
 
 def fine_tuning() -> dict[str, Any]:
-    """Rejection fine-tuning: one pass over the policy's own successes."""
+    """Rejection fine-tuning: one pass over the policy's own successes, and with them the
+    demonstrations that solved their task, since its own are few."""
     successes = BUILD / "successes.jsonl"
     count = write_successes(BUILD / "round-0.jsonl", successes)
     tuned = BUILD / "policy-tuned"
     _module(
         "policy_training",
-        *("--data", str(successes), "--start", str(SOLVED)),
-        *("--out", str(tuned), "--passes", str(FINE_TUNING["passes"])),
-        *("--rate", str(FINE_TUNING["rate"])),
+        *("--data", str(successes), str(BUILD / "demonstrations.jsonl"), "--solved-only"),
+        *("--start", str(SOLVED), "--out", str(tuned)),
+        *(f"--{name}={value}" for name, value in FINE_TUNING.items()),
     )
     return {"successes": count, **FINE_TUNING}
 
@@ -205,11 +213,11 @@ def stages() -> list[Stage]:
               BUILD / f"policy/pass-{SUPERVISED_PASSES}"),
         Stage("policy-solved", "and on those that solved their task", solved_only, SOLVED),
         Stage("round-0", "rollouts of the supervised policy",
-              lambda: rollouts(BUILD / "round-0.jsonl", SOLVED, n=1),
+              lambda: rollouts(BUILD / "round-0.jsonl", SOLVED, n=1, tasks=1500),
               BUILD / "round-0.jsonl"),
         Stage("policy-tuned", "rejection fine-tuning on its own successes", fine_tuning, TUNED),
         Stage("round-1", "rollouts of the policy alone",
-              lambda: rollouts(first, TUNED, n=2, seed=1), first),
+              lambda: rollouts(first, TUNED, n=2, tasks=2250, seed=1), first),
         Stage("critic-1", "from the policy's weights, on round 1",
               lambda: critic(one, TUNED, [first], FIRST_CRITIC), one / "critic.json"),
         Stage("round-2", "rollouts under lookahead with the first critic",
