@@ -69,11 +69,18 @@ def read_card(folder: str | Path) -> CriticCard:
 
 
 def read_renderer(folder: str | Path, card: CriticCard) -> Renderer:
-    """The renderer that belongs to a critic's folder."""
+    """The renderer that belongs to a critic's folder. Where the policy's name is in the prompt and
+    the critic knows one policy only, a caller who names none means that one."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=Path(folder).is_dir())
-    return Renderer(tokenizer, max_tokens=card.max_tokens, policy_in_prompt=card.policy_in_prompt)
+    only = card.policies[0] if len(card.policies) == 1 else "unknown"
+    return Renderer(
+        tokenizer,
+        max_tokens=card.max_tokens,
+        policy_in_prompt=card.policy_in_prompt,
+        policy=only,
+    )
 
 
 def write_card(folder: str | Path, card: CriticCard) -> None:

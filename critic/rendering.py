@@ -54,16 +54,18 @@ class Renderer:
         *,
         max_tokens: int | None = None,
         policy_in_prompt: bool = False,
+        policy: str = "unknown",
     ) -> None:
         """``tokenizer``: a Hugging Face tokenizer with a chat template. ``policy_in_prompt`` puts
-        the policy's name into the system message, since Q is of a policy.
+        the policy's name into the system message, since Q is of a policy; ``policy`` is that of
+        callers who name none.
 
         Raises: ``NotAppendOnly``; ``CriticInputError`` without a chat template.
         """
         if not getattr(tokenizer, "chat_template", None):
             raise CriticInputError("the tokenizer has no chat template")
         self.tokenizer, self.max_tokens = tokenizer, max_tokens
-        self.policy_in_prompt = policy_in_prompt
+        self.policy_in_prompt, self.policy = policy_in_prompt, policy
         self._stubs: dict[bool, tuple[list[Message], str]] = {}
         for after_turn in (False, True):
             stub = [_USER, _TURN] if after_turn else [_USER]
@@ -104,7 +106,7 @@ class Renderer:
         history = list(messages)
         if not self.policy_in_prompt:
             return history
-        line = f"policy: {policy or 'unknown'}"
+        line = f"policy: {policy or self.policy}"
         if history[0].role in ("system", "developer"):
             history[0] = Message.system(f"{history[0].text}\n{line}")
             return history

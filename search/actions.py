@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -56,12 +57,12 @@ def _from_tool_calls(turn: Message) -> Action:
     calls = turn.tool_calls or []
     if len(calls) != 1:
         raise FormatError(f"Your turn has {len(calls)} tool calls. Make exactly one, of bash.")
-    function = calls[0].get("function") or {}
+    function: Any = calls[0].get("function")
     try:
-        command = json.loads(function.get("arguments") or "")["command"]
-    except (ValueError, KeyError, TypeError):
-        command = None
-    if function.get("name") != "bash" or not isinstance(command, str) or not command.strip():
+        name, command = function["name"], json.loads(function["arguments"])["command"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        name = command = None
+    if name != "bash" or not isinstance(command, str) or not command.strip():
         raise FormatError('Call the tool bash with {"command": "..."}.')
     return Action(command=command)
 

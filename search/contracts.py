@@ -21,14 +21,14 @@ class Sample(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    index: int
+    index: int = Field(ge=0)
     """0 to n-1, as the policy numbers it."""
     message: Message | None = None
     """``None`` where this sample failed; ``error`` says why."""
     logprob: float | None = None
     """Sum of token log-probabilities, nats."""
-    tokens: int = 0
-    prompt_tokens: int = 0
+    tokens: int = Field(default=0, ge=0)
+    prompt_tokens: int = Field(default=0, ge=0)
     """Prompt tokens of the whole request (the same in each of its samples; 0 where not known)."""
     finish_reason: str | None = None
     error: str | None = None

@@ -118,8 +118,9 @@ class Rollout:
         return min((limit for limit in limits if limit is not None), default=None)
 
     def _worst_case(self) -> int:
-        """Tokens that the next step may take, as far as they can be known before."""
-        per_candidate = self.lookahead.sampling.max_tokens or 0
+        """Tokens that the next step may take: its candidates at their longest, and the prompt, of
+        which only what the last step added is not known yet."""
+        per_candidate = self.lookahead.sampling.most_tokens or 0
         return self._prompt_tokens + per_candidate * self.lookahead.k
 
     async def _execute(self, sandbox: Sandbox, step: Step) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 from pydantic import BaseModel
@@ -20,7 +20,7 @@ from pilotfish.strategy import Strategy
 from pilotfish.trajectory import INFRASTRUCTURE_FAILURES
 from search.budget import Budget
 from search.contracts import Critic, Journal, Policy, Sandbox, SandboxProvider
-from search.errors import JournalError, SandboxError, SandboxLost
+from search.errors import BudgetExceeded, JournalError, SandboxError, SandboxLost
 from search.evaluation import evaluate
 from search.replay import Begun, Key, replay
 from search.rollout import Rollout, dump, new_trajectory, step_seed
@@ -37,7 +37,8 @@ class RunResult(BaseModel):
     """Positions in ``trajectories`` of what each of the N came to: its last attempt, but for those
     that the budget or the infrastructure did not let do anything."""
     selected: int | None
-    """Position in ``trajectories``; ``None`` is an abstention, or nothing to select from."""
+    """Position in ``trajectories``; ``None`` is an abstention or, with reason ``none``, that
+    nothing was done that could be selected."""
     ranking: list[int]
     reason: str
     usage: Usage
@@ -119,15 +120,23 @@ class Run:
         trajectory = known.trajectory
         if trajectory.exit_status is not None:
             return trajectory
+        ended = False
         try:
             async with self._sandbox(key, known) as sandbox:
                 await self._roll(trajectory, sandbox)
                 await self._journal_end(trajectory)  # while the sandbox is there to come back to
-                return trajectory
-        except SandboxLost as error:
-            trajectory.exit_status, trajectory.exit_message = "SandboxLost", str(error)
+                ended = True
+            return trajectory
         except SandboxError as error:
-            trajectory.exit_status, trajectory.exit_message = "SandboxError", str(error)
+            if ended:
+                log.warning("sandbox not closed", trajectory=trajectory.id, error=str(error))
+                return trajectory
+            lost = isinstance(error, SandboxLost)
+            trajectory.exit_status = "SandboxLost" if lost else "SandboxError"
+            trajectory.exit_message = str(error)
+        except BudgetExceeded as error:
+            trajectory.exit_status = error.exit_status  # type: ignore[assignment]
+            trajectory.exit_message = str(error)
         except JournalError:
             raise
         except Exception as error:
@@ -165,7 +174,14 @@ class Run:
                 await asyncio.shield(sandbox.close())
             return
         labels = self.labels | {"trajectory": known.trajectory.id}
-        async with self.sandboxes.start(self.task, labels=labels) as sandbox:
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(self.budget.seconds_left):
+                    starting = self.sandboxes.start(self.task, labels=labels)
+                    sandbox = await stack.enter_async_context(starting)
+            except TimeoutError:
+                message = f"no sandbox started in the {self.budget.limits.seconds:g} s of the run"
+                raise BudgetExceeded(message, "TimeLimitExceeded") from None
             await self.journal.append(
                 "sandbox_started", slot=key[0], **{"try": key[1]}, sandbox=sandbox.id
             )
@@ -215,15 +231,16 @@ class Run:
         trajectories = [known.trajectory for _, known in sorted(self._known.items())]
         positions = {trajectory.id: i for i, trajectory in enumerate(trajectories)}
         finalists = [positions[_outcome(attempts).id] for attempts in slots]
+        able = [i for i in finalists if _can_be_selected(trajectories[i])]
         choice = select(
-            [trajectories[i] for i in finalists],
+            [trajectories[i] for i in able],
             abstain_below=self.strategy.selection.abstain_below,
         )
         result = RunResult(
             trajectories=trajectories,
             finalists=finalists,
-            selected=None if choice.chosen is None else finalists[choice.chosen],
-            ranking=[finalists[i] for i in choice.ranking],
+            selected=None if choice.chosen is None else able[choice.chosen],
+            ranking=[able[i] for i in choice.ranking],
             reason=choice.reason,
             usage=sum((t.usage for t in trajectories), Usage()),
         )
@@ -234,5 +251,9 @@ class Run:
 
 
 def _outcome(attempts: list[Trajectory]) -> Trajectory:
-    whole = [t for t in attempts if t.steps and t.exit_status not in INFRASTRUCTURE_FAILURES]
-    return (whole or attempts)[-1]
+    return ([t for t in attempts if _can_be_selected(t)] or attempts)[-1]
+
+
+def _can_be_selected(trajectory: Trajectory) -> bool:
+    """Whether it did anything, and the infrastructure did not fail it."""
+    return bool(trajectory.steps) and trajectory.exit_status not in INFRASTRUCTURE_FAILURES

@@ -19,7 +19,7 @@ from yaml import YAMLError
 
 from critic.errors import CriticInputError
 from search.errors import SearchError
-from service.app import create_app
+from service.app import check, create_app
 from service.local.stack import StackSettings, local_stack
 from service.settings import Settings
 
@@ -36,6 +36,7 @@ def serve(
     PILOTFISH_CONFIG names. Redis, policy and critic run elsewhere."""
     settings = Settings()
     configure_logs(settings.log_level)
+    asyncio.run(check(settings))
     uvicorn.run(create_app(settings), host=host, port=port, access_log=False, log_level="warning")
 
 

@@ -7,16 +7,17 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import Depends, FastAPI, Request, Response
 
+from critic.checkpoint import read_card
 from service import errors
 from service.auth import require_key
 from service.body_limit import BodyLimit
 from service.metrics import MetricsMiddleware
 from service.parts import Parts
-from service.redis_state import RedisState
+from service.redis_state import RedisState, StateError
 from service.routes import chat, lookahead, operations, runs
 from service.routes.context import ClientGone, Context
 from service.runs.worker import RunQueue, RunWorker
-from service.settings import Settings
+from service.settings import Settings, TorchCriticSettings, VllmCriticSettings
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -44,6 +45,22 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in (chat.router, lookahead.router, runs.router):
         app.include_router(router, dependencies=[Depends(require_key)])
     return app
+
+
+async def check(settings: Settings) -> None:
+    """What a user can mend, found before anything is opened: a critic that is none, a Redis that
+    is not there. Raises: ``CriticInputError``; ``StateError``."""
+    for critic in settings.critics.values():
+        if isinstance(critic, VllmCriticSettings | TorchCriticSettings):
+            read_card(critic.checkpoint)
+    state = RedisState(settings.redis_url, lifetime=settings.run_lifetime)
+    try:
+        if not await state.ping():
+            raise StateError(
+                f"Redis does not answer at {settings.redis_url}: start it, or set redis_url"
+            )
+    finally:
+        await state.close()
 
 
 async def _open(settings: Settings, stack: AsyncExitStack) -> Context:

@@ -9,6 +9,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic_core import PydanticSerializationError
 from starlette.exceptions import HTTPException
 
 from search.errors import (
@@ -115,6 +116,15 @@ def install(app: FastAPI) -> None:
         known = ApiError(error.status_code, message)
         return JSONResponse(known.body, known.status, error.headers)
 
+    async def half(request: Request, error: Exception) -> JSONResponse:
+        if "surrogate" not in str(error):
+            return await answer(request, error)
+        message = "the body has half of a surrogate pair (as \\ud800), which is no text"
+        known = ApiError(400, message, code="invalid_value")
+        return JSONResponse(known.body, known.status)
+
+    for unsaid in (UnicodeEncodeError, PydanticSerializationError):
+        app.add_exception_handler(unsaid, half)
     for kind in (ApiError, PolicyError, CriticError, SandboxError, StateError, Exception):
         app.add_exception_handler(kind, answer)
     app.add_exception_handler(RequestValidationError, invalid)

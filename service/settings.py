@@ -134,9 +134,26 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        _check_names(settings_cls)
         sources = [init_settings, env_settings]
         if path := os.environ.get("PILOTFISH_CONFIG"):
-            if not Path(path).is_file():  # the source would take none for an empty one
-                raise SettingsError(f"PILOTFISH_CONFIG names {path}, which is no file")
-            sources.append(YamlConfigSettingsSource(settings_cls, yaml_file=path))
+            sources.append(_yaml(settings_cls, path))
         return tuple(sources)
+
+
+def _check_names(settings_cls: type[BaseSettings]) -> None:
+    """A misspelt variable would otherwise be a setting that silently does nothing."""
+    prefix = "PILOTFISH_"
+    known = {*settings_cls.model_fields, "config", "url", "key"}  # the last two are the client's
+    for name in os.environ:
+        if name.startswith(prefix) and name[len(prefix) :].split("__")[0].lower() not in known:
+            raise SettingsError(f"{name} in the environment: there is no such setting")
+
+
+def _yaml(settings_cls: type[BaseSettings], path: str) -> YamlConfigSettingsSource:
+    if not Path(path).is_file():  # the source would take none for an empty one
+        raise SettingsError(f"PILOTFISH_CONFIG names {path}, which is no file")
+    try:
+        return YamlConfigSettingsSource(settings_cls, yaml_file=path)
+    except (TypeError, ValueError) as error:  # a list, say, or other bytes than UTF-8
+        raise SettingsError(f"{path} is no YAML file of settings: {error}") from error

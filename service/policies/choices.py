@@ -6,6 +6,7 @@ arguments of tools are joined, every other field is taken as it came.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from pilotfish import Message
@@ -87,6 +88,14 @@ class Choice:
         }
 
 
+def prompt_tokens_of(answer: dict[str, Any]) -> int:
+    """What its usage says, 0 where it says nothing. Raises: ``ValueError`` for what is no count."""
+    count = (answer.get("usage") or {}).get("prompt_tokens") or 0
+    if not isinstance(count, int) or count < 0:
+        raise ValueError(f"{count!r} prompt tokens")
+    return count
+
+
 def beside_choices(answer: dict[str, Any]) -> dict[str, Any]:
     """What an answer, or a chunk of one, has beside what every answer has: fields that we do not
     know, and the details of its usage."""
@@ -103,12 +112,25 @@ def sample_of(
     answer: dict[str, Any] | None = None,
 ) -> Sample:
     """A sample from a whole choice. ``raw`` keeps it as it came; the message, which goes into the
-    history, is without the fields that the endpoint left empty."""
+    history, is without the fields that the endpoint left empty.
+
+    Raises: ``ValueError`` and its like for what is no choice of a chat completion.
+    """
+    json.dumps(choice, ensure_ascii=False, allow_nan=False).encode()  # whether it can be given back
     said = {name: value for name, value in choice["message"].items() if value not in (None, [])}
     content = (choice.get("logprobs") or {}).get("content")
+    message = Message.model_validate({"role": "assistant", "content": None, **said})
+    if message.role != "assistant":
+        raise ValueError(f"a choice of role {message.role}")
+    _ = message.text  # whether its parts are text
+    for call in message.tool_calls or []:
+        if not isinstance(call["function"]["name"], str):
+            raise TypeError("a tool call without a name")
+        if not isinstance(call.get("id"), str | None):
+            raise TypeError(f"the id of a tool call is {call['id']!r}")
     return Sample(
         index=choice["index"],
-        message=Message.model_validate({"content": None, **said}),
+        message=message,
         logprob=sum(token["logprob"] for token in content) if content else None,
         tokens=len(content) if content else tokens,
         prompt_tokens=prompt_tokens,

@@ -22,7 +22,7 @@ from pilotfish import Message
 from pilotfish.strategy import Sampling
 from search.contracts import Sample
 from search.errors import ContextTooLong, PolicyError, PolicyRefused
-from service.policies.choices import Choice, beside_choices, sample_of
+from service.policies.choices import Choice, beside_choices, prompt_tokens_of, sample_of
 from service.settings import EndpointPolicy
 
 _TOO_LONG = re.compile(r"context length|context_length|max_model_len|too many tokens", re.I)
@@ -91,18 +91,18 @@ class OpenAIPolicy:
         errors: list[PolicyError] = []
 
         async def one(index: int) -> None:
-            seeded = {} if body.get("seed") is None else {"seed": body["seed"] + index}
             try:
-                async for sample in self._request(body | seeded):
+                async for sample in self._request(body | _seeded(body, index)):
                     # each request reads the prompt anew
                     own = {"index": index, "prompt_tokens": n * sample.prompt_tokens}
                     sample.answer.pop("usage", None)  # of one request in n
                     await arrived.put(sample.model_copy(update=own))
                     return
                 raise PolicyError("it answered nothing")
-            except PolicyError as error:
-                errors.append(error)
-                await arrived.put(Sample(index=index, error=str(error)))
+            except Exception as error:  # whatever it is, somebody waits for this sample
+                known = error if isinstance(error, PolicyError) else PolicyError(repr(error))
+                errors.append(known)
+                await arrived.put(Sample(index=index, error=str(known)))
 
         tasks = [asyncio.create_task(one(index)) for index in range(n)]
         try:
@@ -127,12 +127,15 @@ class OpenAIPolicy:
         answer: dict[str, Any] = {}
         finished = 0
         body = body | {"stream": True, "stream_options": {"include_usage": True}}
+        end = time.monotonic() + self.settings.timeout
         async with self._open(body) as response:
             async for chunk in _events(response):
+                if time.monotonic() > end:  # a silent stream is httpx's to end; this one drips
+                    raise PolicyError(self._late)
                 if error := chunk.get("error"):
                     raise PolicyError(_told(error))
                 with _understood(chunk):
-                    prompt_tokens = (chunk.get("usage") or {}).get("prompt_tokens", prompt_tokens)
+                    prompt_tokens = prompt_tokens_of(chunk) or prompt_tokens
                     answer |= beside_choices(chunk)
                     samples = _finished(chunk, choices, prompt_tokens)
                 for sample in samples:
@@ -148,16 +151,19 @@ class OpenAIPolicy:
 
     async def _whole(self, body: dict[str, Any]) -> list[Sample]:
         """One candidate needs no stream: nothing is scored before it is complete."""
-        async with self._open(body) as response:
-            await response.aread()
+        try:
+            async with asyncio.timeout(self.settings.timeout), self._open(body) as response:
+                await response.aread()
+        except TimeoutError:
+            raise PolicyError(self._late) from None
         answer = _json(response)
         with _understood(answer):
             usage = answer.get("usage") or {}
             return [
                 sample_of(
                     choice,
-                    tokens=usage.get("completion_tokens", 0),
-                    prompt_tokens=usage.get("prompt_tokens", 0),
+                    tokens=usage.get("completion_tokens") or 0,
+                    prompt_tokens=prompt_tokens_of(answer),
                     answer=beside_choices(answer),
                 )
                 for choice in answer["choices"]
@@ -178,12 +184,14 @@ class OpenAIPolicy:
         except _Busy as error:
             raise PolicyError(str(error)) from error
         except httpx.TimeoutException as error:
-            raise PolicyError(
-                f"no answer from {self.settings.url} in {self.settings.timeout:g} s"
-            ) from error
+            raise PolicyError(self._late) from error
         except httpx.HTTPError as error:
             what = str(error) or type(error).__name__
             raise PolicyError(f"{self.settings.url}: {what}") from error
+
+    @property
+    def _late(self) -> str:
+        return f"no answer from {self.settings.url} in {self.settings.timeout:g} s"
 
     @stamina.retry(on=(_Busy, httpx.ConnectError), attempts=4, timeout=30.0, wait_max=5.0)
     async def _send(self, body: dict[str, Any]) -> httpx.Response:
@@ -212,6 +220,12 @@ class OpenAIPolicy:
             if time.monotonic() - began > STALE_WITHIN:
                 raise  # it may have generated
             raise _Busy(f"{self.settings.url}: the connection was closed") from error
+
+
+def _seeded(body: dict[str, Any], index: int) -> dict[str, Any]:
+    """Another seed for each of several requests, as vLLM gives each of n candidates."""
+    seed = body.get("seed")
+    return {"seed": seed + index} if isinstance(seed, int) else {}
 
 
 def _finished(
@@ -263,7 +277,7 @@ async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
             return
         try:
             chunk = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise PolicyError(f"not JSON in the stream: {data[:200]!r}") from error
         if not isinstance(chunk, dict):
             raise PolicyError(f"not a chunk in the stream: {data[:200]!r}")
@@ -273,7 +287,7 @@ async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
 def _json(response: httpx.Response, *, strict: bool = True) -> dict[str, Any]:
     try:
         answer = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         answer = None
     if isinstance(answer, dict):
         return answer

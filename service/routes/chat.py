@@ -261,7 +261,7 @@ def _choice(
     """The candidate as the policy gave it, with its place in this answer."""
     if not raw and message is not None:
         raw = {"message": message.wire(), "finish_reason": "stop"}
-    choice = raw | {"index": index}
+    choice = {"finish_reason": None, "logprobs": None} | raw | {"index": index}
     if not call.body.get("logprobs"):
         choice["logprobs"] = None
     return choice

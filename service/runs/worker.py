@@ -7,7 +7,7 @@ Docket is given the run's id alone: what a run is stands in its request and its 
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any
 
@@ -33,6 +33,7 @@ class RunQueue:
     """Hands runs to workers. An async context manager."""
 
     def __init__(self, settings: Settings) -> None:
+        self._lease = timedelta(seconds=settings.lease)
         self.docket = Docket(
             name="pilotfish-docket",
             url=settings.redis_url,
@@ -58,8 +59,11 @@ class RunQueue:
         await self.docket.add(_TASK, key=run_id)(run_id)
 
     async def cancel(self, run_id: str) -> None:
-        """Take it out of the queue, or tell its worker to stop."""
+        """Take it out of the queue, or tell its worker to stop. Where that worker is gone, another
+        is given the run when the lease is over, and finds that it is to be cancelled."""
         await self.docket.cancel(run_id)
+        when = datetime.now(UTC) + self._lease
+        await self.docket.add(_TASK, when=when, key=f"{run_id}:cancel")(run_id)
 
 
 async def _elsewhere(run_id: str) -> None:
@@ -128,11 +132,12 @@ class RunWorker:
             log.warning("run is gone")
             return
         if not await self._state.move(run_id, "running", after=("queued", "running")):
-            await self._cancelled(run_id)
+            if (await self._state.summary(run_id))["status"] == "cancelling":
+                await self._cancelled(run_id)
             return
         RUNS.labels("started").inc()
         try:
-            result = await self._run(run_id, request)
+            result = await self._to_its_end(run_id, request)
         except asyncio.CancelledError:
             # A cancellation that nobody asked for is this worker's own end: another goes on.
             if (await asyncio.shield(self._state.summary(run_id)))["status"] == "cancelling":
@@ -142,10 +147,19 @@ class RunWorker:
             log.exception("run failed")
             await self._finish(run_id, "failed", {"error": api_error(_cause(error)).message})
             return
-        status = "failed" if _hopeless(result) else "succeeded"
+        status = "failed" if result.reason == "none" else "succeeded"
         await self._finish(run_id, status, _outcome(result))
         for trajectory in result.trajectories:
             TRAJECTORIES.labels(trajectory.exit_status).inc()
+
+    async def _to_its_end(self, run_id: str, request: RunRequest) -> RunResult:
+        """Where Redis was away for a moment, the run goes on from its journal."""
+        async for attempt in stamina.retry_context(
+            on=_away, attempts=8, timeout=None, wait_max=10.0
+        ):
+            with attempt:
+                return await self._run(run_id, request)
+        raise AssertionError("unreachable")
 
     async def _run(self, run_id: str, request: RunRequest) -> RunResult:
         run = Run(
@@ -195,12 +209,8 @@ def _outcome(result: RunResult) -> dict[str, Any]:
 
 
 def _away(error: Exception) -> bool:
-    return isinstance(error, StateError) and not isinstance(error, RunGone)
-
-
-def _hopeless(result: RunResult) -> bool:
-    """Nothing was done that could be selected: every trajectory failed before its first step."""
-    return all(not t.steps and t.exit_status != "Submitted" for t in result.trajectories)
+    cause = _cause(error)
+    return isinstance(cause, StateError) and not isinstance(cause, RunGone)
 
 
 def _cause(error: Exception) -> Exception:

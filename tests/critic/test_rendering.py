@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from critic.checkpoint import CriticCard, read_renderer
 from critic.errors import CriticInputError, HistoryTooLong, NotAppendOnly
 from critic.rendering import Renderer
 from pilotfish import Message
@@ -111,3 +112,11 @@ def test_what_cannot_be_rendered_says_why():
     bare.chat_template = None
     with pytest.raises(CriticInputError, match="no chat template"):
         Renderer(bare)
+
+
+def test_a_critic_of_one_policy_means_that_one_where_none_is_named(tmp_path):
+    TOKENIZER.save_pretrained(tmp_path)
+    history = [Message.user("u")]
+    for policies, named in (["p"], "policy: p"), (["p", "q"], "policy: unknown"):
+        card = CriticCard(policies=policies, policy_in_prompt=True)
+        assert named in TOKENIZER.decode(read_renderer(tmp_path, card).render(history).ids)

@@ -93,6 +93,22 @@ async def test_the_critic_reads_the_state_while_the_policy_decodes():
     assert critic.warmed == 1
 
 
+async def test_the_policy_decodes_while_the_critic_still_reads_the_state():
+    decoding = asyncio.Event()
+
+    class Slow(FakeCritic):
+        async def warm(self, state, *, session=None):
+            await asyncio.wait_for(decoding.wait(), 5)
+
+    def script(state, n):
+        decoding.set()
+        return saying("a", "bb")(state, n)
+
+    decision = await decide(FakePolicy(script), Slow(by_length), STATE, Lookahead(k=2))
+    assert decision.chosen == 1
+    assert not decision.notes
+
+
 async def test_a_candidate_is_scored_on_arrival_and_not_when_all_are_in():
     events = []
 

@@ -4,6 +4,7 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
+from pydantic import ValidationError
 
 from pilotfish import Evaluation, Message, Task, Usage
 from pilotfish.strategy import (
@@ -15,7 +16,14 @@ from pilotfish.strategy import (
     Strategy,
 )
 from search.budget import Budget
-from search.errors import BudgetExceeded, ContextTooLong, JournalError, SandboxError, SandboxLost
+from search.errors import (
+    BudgetExceeded,
+    ContextTooLong,
+    JournalError,
+    PolicyError,
+    SandboxError,
+    SandboxLost,
+)
 from search.fakes import (
     FailingPolicy,
     FakeCritic,
@@ -157,6 +165,125 @@ async def test_a_sandbox_lost_in_mid_run_is_said_and_replaced():
     sandboxes = FakeSandboxes(dying)
     result = await make_run(FakePolicy(THREE_TURNS), sandboxes=sandboxes, lookahead=ONE).run()
     assert [t.exit_status for t in result.trajectories] == ["SandboxLost", "Submitted"]
+
+
+async def test_what_the_infrastructure_failed_is_not_selected():
+    def script(state, n):
+        if len(state) > 2:
+            raise PolicyError("the endpoint went away")
+        return saying(bash("ls"))(state, n)
+
+    result = await make_run(FakePolicy(script), lookahead=ONE, max_replacements=1).run()
+    assert [t.exit_status for t in result.trajectories] == ["PolicyError"] * 2
+    assert (result.selected, result.ranking, result.reason) == (None, [], "none")
+
+
+async def test_a_sandbox_that_cannot_be_closed_costs_nothing_that_was_done():
+    class Sticky(FakeSandboxes):
+        @asynccontextmanager
+        async def start(self, task, *, labels=None):
+            async with super().start(task, labels=labels) as sandbox:
+                yield sandbox
+            raise SandboxLost("the server is away")
+
+    run = make_run(FakePolicy(THREE_TURNS), sandboxes=Sticky(respond), lookahead=ONE)
+    [trajectory] = (await run.run()).trajectories
+    assert (trajectory.exit_status, trajectory.reward) == ("Submitted", 1.0)
+    ends = [e for e in await run.journal.entries() if e["kind"] == "trajectory_ended"]
+    assert len(ends) == 1
+
+
+async def test_a_sandbox_that_takes_for_ever_to_start_meets_the_budgets_time():
+    class Slow(FakeSandboxes):
+        @asynccontextmanager
+        async def start(self, task, *, labels=None):
+            await asyncio.Event().wait()
+            yield
+
+    run = make_run(
+        FakePolicy(THREE_TURNS),
+        sandboxes=Slow(respond),
+        lookahead=ONE,
+        budget=BudgetLimits(seconds=0.1),
+    )
+    [trajectory] = (await asyncio.wait_for(run.run(), 5)).trajectories
+    assert trajectory.exit_status == "TimeLimitExceeded"
+    assert "no sandbox started" in trajectory.exit_message
+
+
+async def test_trajectories_under_way_at_once_are_bounded():
+    most = 0
+
+    class Counting(FakeSandboxes):
+        @asynccontextmanager
+        async def start(self, task, *, labels=None):
+            nonlocal most
+            async with super().start(task, labels=labels) as sandbox:
+                most = max(most, sum(not s.closed for s in self.all.values()))
+                yield sandbox
+
+    policy = FakePolicy(THREE_TURNS, delay=0.001)
+    selection = Selection(n=6, concurrency=2)
+    await make_run(policy, sandboxes=Counting(respond), lookahead=ONE, selection=selection).run()
+    assert most == 2
+
+
+async def test_a_command_gets_no_more_time_than_the_budget_has():
+    timeouts = []
+
+    class Watching(FakeSandboxes):
+        @asynccontextmanager
+        async def start(self, task, *, labels=None):
+            async with super().start(task, labels=labels) as sandbox:
+                execute = sandbox.execute
+
+                async def watched(command, *, timeout, **options):
+                    timeouts.append(timeout)
+                    return await execute(command, timeout=timeout, **options)
+
+                sandbox.execute = watched
+                yield sandbox
+
+    for limits in (
+        {"budget": BudgetLimits(seconds=5)},
+        {"rollout": RolloutSettings(max_seconds=5)},
+        {"rollout": RolloutSettings(command_timeout=7)},
+    ):
+        await make_run(
+            FakePolicy(THREE_TURNS),
+            sandboxes=Watching(respond),
+            lookahead=ONE,
+            task=TASK.model_copy(update={"evaluation": None}),
+            **limits,
+        ).run()
+    assert all(0 < timeout <= 5 for timeout in timeouts[:4])
+    assert timeouts[4:] == [7, 7]
+
+
+async def test_a_continued_run_has_spent_what_its_journal_says():
+    sandboxes, journal = FakeSandboxes(respond, outlive=True), MemoryJournal(crash_after=6)
+    policy = FakePolicy(turn_by_turn([bash("ls")], [bash("pwd")], [bash("submit")]))
+    lookahead = Lookahead(k=1, sampling=Sampling(max_tokens=10))
+    limited = {"lookahead": lookahead, "budget": BudgetLimits(tokens=1000, steps=9, seconds=600)}
+    with pytest.raises(ExceptionGroup):
+        await make_run(policy, sandboxes=sandboxes, journal=journal, **limited).run()
+    (await journal.entries())[0]["at"] -= 100
+    run = make_run(policy, sandboxes=sandboxes, journal=journal, **limited)
+    await run._resume()
+    [begun] = run._known.values()
+    assert run.budget.steps == len(begun.trajectory.steps) == 2
+    assert run.budget.usage == begun.trajectory.usage
+    assert run.budget.usage.completion_tokens > 0
+    assert 100 <= run.budget.seconds < 200
+
+
+def test_a_token_budget_needs_a_bound_of_what_a_candidate_takes():
+    budget = BudgetLimits(tokens=100)
+    with pytest.raises(ValidationError, match=r"needs lookahead\.sampling\.max_tokens"):
+        Strategy(budget=budget)
+    for sampling in (Sampling(max_tokens=5), Sampling(extra={"max_completion_tokens": 5})):
+        strategy = Strategy(lookahead=Lookahead(sampling=sampling), budget=budget)
+        assert strategy.lookahead.sampling.most_tokens == 5
 
 
 async def test_an_agent_that_makes_the_hidden_tests_unwritable_has_failed():

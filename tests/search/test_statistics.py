@@ -65,6 +65,15 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert covered >= 50
 
 
+def test_attempts_are_resampled_within_tasks():
+    rows = np.tile([1.0, 0.0], (1, 5))  # one task: all that varies is which attempts were drawn
+    interval = bootstrap(success, rows, draws=300)
+    assert interval.low < 0.4
+    assert interval.high > 0.6
+    still = bootstrap(success, rows, draws=300, resample_attempts=False)
+    assert (still.low, still.high) == (0.5, 0.5)
+
+
 @pytest.mark.parametrize("n", [1, 3])
 def test_the_interval_of_the_best_of_n_is_that_of_the_bootstrap(n):
     rng = np.random.default_rng(3)

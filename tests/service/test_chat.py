@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from search.fakes import FakeCritic
 from service.app import create_app
+from service.routes import chat
 from service.settings import ConstantCriticSettings, EndpointPolicy, FakeSandboxSettings, Settings
 from tests.upstream import serving, upstream
 
@@ -100,6 +101,39 @@ async def test_tool_calls_and_reasoning_come_back_as_they_were(service):
         "reasoning_content": "think",
         "tool_calls": [call],
     }
+
+
+async def test_every_option_reaches_the_search(service, monkeypatch):
+    asked = []
+    inner = chat.guided_step
+
+    async def watched(policy, critic, state, lookahead, session):
+        asked.append((critic.name, lookahead, session))
+        return await inner(policy, critic, state, lookahead, session)
+
+    monkeypatch.setattr(chat, "guided_step", watched)
+    service.context.parts.critics["d"] = FakeCritic(lambda s, a: 0.5, name="d")
+    options = {"k": 2, "pick": "softmax", "pick_temperature": 0.2, "threshold": 0.7,
+               "deadline": 9.0, "critic": "d", "session": "s1"}  # fmt: skip
+    headers = {f"x-pilotfish-{k.replace('_', '-')}": str(v) for k, v in options.items()}
+    for given in ({"pilotfish": options}, {"headers": headers}):
+        assert (await service.ask(**given)).status_code == 200
+    for critic, lookahead, session in asked:
+        searched = {"critic": critic, "session": session} | {
+            name: getattr(lookahead, name) for name in options if hasattr(lookahead, name)
+        }
+        assert searched == options
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_upstream_that_leaves_out_what_it_should_say_is_answered(service, stream):
+    bare = {"choices": [{"index": 0, "message": {"content": "hello"}}]}
+    service.up.broken[0] = JSONResponse(bare)
+    answer = await service.ask(pilotfish={"k": 1}, stream=stream, logprobs=True)
+    assert answer.status_code == 200
+    assert "hello" in answer.text
+    assert not stream or answer.text.rstrip().endswith("data: [DONE]")
 
 
 @pytest.mark.parametrize("k", [1, 3])

@@ -1,10 +1,11 @@
-"""A policy's endpoint that closes connections: asked again only where nothing was generated."""
+"""A policy's endpoint: closed connections, nonsense, answers that never end."""
 
 import asyncio
 import json
 from contextlib import asynccontextmanager
 
 import pytest
+from starlette.responses import Response, StreamingResponse
 
 from pilotfish import Message
 from pilotfish.strategy import Sampling
@@ -12,6 +13,7 @@ from search.errors import PolicyError
 from service.policies import openai_endpoint
 from service.policies.openai_endpoint import OpenAIPolicy
 from service.settings import EndpointPolicy
+from tests.upstream import upstream
 
 STATE = [Message.user("hi")]
 ANSWER = json.dumps(
@@ -80,3 +82,102 @@ async def test_a_connection_that_breaks_later_may_have_generated(monkeypatch):
         with pytest.raises(PolicyError):
             await ask(policy)
         assert came == [0]
+
+
+def answer(**changes):
+    """A whole chat completion as JSON; ``changes`` are of its one choice, or of the top."""
+    top = {name: changes.pop(name) for name in ("usage", "choices") if name in changes}
+    choice = {"index": 0, "message": {"role": "assistant", "content": "a"}, **changes}
+    return json.dumps({"choices": [choice]} | top)
+
+
+CALL = {"id": "c", "type": "function", "function": {"name": "bash", "arguments": "{}"}}
+NONSENSE = {
+    "no JSON": "<html>",
+    "too deep": "[" * 100_000 + "]" * 100_000,
+    "no object": "[1]",
+    "no choices": "{}",
+    "no message": answer(message=None),
+    "another's role": answer(message={"role": "user", "content": "a"}),
+    "text that is none": answer(message={"content": [{"type": "text", "text": 5}]}),
+    "half a character": answer(message={"content": "\ud800"}),
+    "a function that is none": answer(message={"tool_calls": [CALL | {"function": "bash"}]}),
+    "an id that is none": answer(message={"tool_calls": [CALL | {"id": 5}]}),
+    "negative index": answer(index=-1),
+    "negative tokens": answer(usage={"prompt_tokens": 1, "completion_tokens": -1}),
+    "prompt tokens in words": answer(usage={"prompt_tokens": "many", "completion_tokens": 1}),
+    "no number": answer(logprobs={"content": [{"token": "a", "logprob": float("nan")}]}),
+}
+
+
+async def sampled(policy, n=1, **extra):
+    samples = policy.sample(STATE, n, Sampling(extra=extra))
+    return [sample async for sample in samples]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("text", NONSENSE.values(), ids=NONSENSE)
+async def test_nonsense_is_the_policys_failure(text, at_once):
+    async with upstream() as up:
+        policy = OpenAIPolicy("p", EndpointPolicy(url=up.url, model="m", timeout=20, n=at_once))
+        up.broken = {i: Response(text, media_type="application/json") for i in range(9)}
+        with pytest.raises(PolicyError):
+            await asyncio.wait_for(sampled(policy), 10)
+        if not at_once:
+            with pytest.raises(PolicyError):
+                await asyncio.wait_for(sampled(policy, 3), 10)
+        await policy.close()
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        "<html>",
+        "[" * 100_000,
+        "[1]",
+        '{"choices": [{"delta": {}}]}',
+        '{"choices": [{"index": 0, "delta": {"content": "\\ud800"}, "finish_reason": "stop"}]}',
+        '{"choices": [], "usage": {"prompt_tokens": "many"}}',
+        '{"error": {"message": "out of memory"}}',
+    ],
+)
+async def test_nonsense_in_a_stream_is_the_policys_failure(chunk):
+    async with upstream() as up:
+        policy = OpenAIPolicy("p", EndpointPolicy(url=up.url, model="m", timeout=20))
+        up.broken[0] = Response(f"data: {chunk}\n\n", media_type="text/event-stream")
+        with pytest.raises(PolicyError):
+            await asyncio.wait_for(sampled(policy, 2), 10)
+        await policy.close()
+
+
+async def test_a_request_that_breaks_in_an_unforeseen_way_costs_its_own_sample(monkeypatch):
+    async with upstream() as up:
+        policy = OpenAIPolicy("p", EndpointPolicy(url=up.url, model="m", timeout=20, n=False))
+        whole, broken = policy._whole, []
+
+        async def sometimes(body):
+            if not broken:
+                broken.append(body)
+                raise RuntimeError("unforeseen")
+            return await whole(body)
+
+        monkeypatch.setattr(policy, "_whole", sometimes)
+        samples = await asyncio.wait_for(sampled(policy, 3, seed="not a number"), 10)
+        assert sorted(sample.message is None for sample in samples) == [False, False, True]
+        assert "unforeseen" in next(s.error for s in samples if s.message is None)
+        await policy.close()
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_an_answer_that_drips_for_ever_ends_at_the_timeout(n):
+    async def drip():
+        while True:
+            yield 'data: {"choices": []}\n\n'
+            await asyncio.sleep(0.02)
+
+    async with upstream() as up:
+        policy = OpenAIPolicy("p", EndpointPolicy(url=up.url, model="m", timeout=0.3))
+        up.broken[0] = StreamingResponse(drip(), media_type="text/event-stream")
+        with pytest.raises(PolicyError, match=r"no answer from .* in 0\.3 s"):
+            await asyncio.wait_for(sampled(policy, n), 10)
+        await policy.close()

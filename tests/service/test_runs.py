@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import math
 
 import httpx
 import pytest
 
 from pilotfish import AsyncPilotfish, Lookahead, Message, Selection, Strategy, Task
 from pilotfish.errors import BadRequest, NotFound, ServerFailed
+from search.errors import PolicyError
 from search.fakes import FakeCritic, FakePolicy, FakeSandboxes, turn_by_turn
 from service.app import create_app
 from service.redis_state import RedisState, StateError
@@ -184,6 +186,129 @@ async def test_a_worker_that_stops_leaves_its_run_to_another(redis_url):
         ended = await asyncio.wait_for(client.wait(run.id), 30)
         assert ended.status == "succeeded"
         assert len([t for t in ended.trajectories if t.exit_status == "Submitted"]) == 1
+
+
+@pytest.fixture
+async def abandoned(redis_url):
+    """A running run whose worker is gone, and settings of a process that can take it up."""
+
+    def settings(**changes):
+        return Settings(
+            policies={"p": FakePolicySettings(type="fake", says=["x"])},
+            sandboxes={"fake": FakeSandboxSettings(type="fake")},
+            redis_url=redis_url,
+            lease=1.5,
+            **changes,
+        )
+
+    reached = asyncio.Event()
+
+    class Stuck(FakePolicy):
+        async def sample(self, state, n, sampling, *, session=None):
+            reached.set()
+            await asyncio.Event().wait()
+            yield
+
+    app = create_app(settings())
+    async with serving(app) as url, AsyncPilotfish(url) as client:
+        app.state.context.parts.policies["p"] = Stuck(TURNS, name="p")
+        run = await client.create_run(TASK, Strategy(lookahead=Lookahead(k=1)))
+        await asyncio.wait_for(reached.wait(), 10)
+    return run.id, settings
+
+
+async def test_a_run_whose_worker_is_gone_can_be_cancelled(abandoned):
+    run_id, settings = abandoned
+    async with serving(create_app(settings(worker=False))) as url, AsyncPilotfish(url) as client:
+        assert (await client.cancel_run(run_id)).status == "cancelling"
+    async with serving(create_app(settings())) as url, AsyncPilotfish(url) as client:
+        ended = await asyncio.wait_for(client.wait(run_id), 20)
+        assert ended.status == "cancelled"
+        kinds = [event.kind async for event in client.events(run_id)]
+        assert kinds.count("run_ended") == 1
+
+
+async def test_a_run_goes_on_from_its_journal_where_redis_was_away(service, monkeypatch):
+    app, client = service
+    state, failures = app.state.context.state, []
+    append = state.append
+
+    async def away(run_id, entry):
+        if entry["kind"] == "observed" and len(failures) < 2:
+            failures.append(entry)
+            raise StateError("Redis: connection refused")
+        return await append(run_id, entry)
+
+    monkeypatch.setattr(state, "append", away)
+    run = await client.run(TASK, TWO)
+    assert run.status == "succeeded"
+    assert len(failures) == 2
+    assert [t.exit_status for t in run.trajectories].count("Submitted") == 2
+
+
+async def test_a_run_that_nothing_can_be_selected_from_has_failed(service):
+    app, client = service
+
+    class Dying(FakePolicy):
+        async def sample(self, state, n, sampling, *, session=None):
+            if len(state) > 2:
+                raise PolicyError("the endpoint went away")
+            async for sample in super().sample(state, n, sampling):
+                yield sample
+
+    app.state.context.parts.policies["p"] = Dying(TURNS, name="p")
+    run = await client.run(TASK, Strategy(lookahead=Lookahead(k=1)))
+    assert (run.status, run.selected, run.reason) == ("failed", None, "none")
+    assert {t.exit_status for t in run.trajectories} == {"PolicyError"}
+    assert all(t.steps == 1 for t in run.trajectories)
+
+
+async def test_decisions_within_runs_are_counted(service):
+    _, client = service
+    async with httpx.AsyncClient(base_url=client.url) as http:
+
+        async def decided():
+            text = (await http.get("/metrics")).text
+            lines = [line for line in text.splitlines() if "decisions_total{" in line]
+            return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+        before = await decided()
+        await client.run(TASK, TWO)
+        assert await decided() == before + 4
+
+
+async def test_half_a_character_is_refused(service):
+    _, client = service
+    bodies = {
+        "/v1/runs": {"task": TASK.model_dump(), "tags": {"x": "\ud800"}},
+        "/v1/lookahead": {
+            "messages": [{"role": "user", "content": "x"}],
+            "candidates": [{"role": "assistant", "content": "\ud800"}],
+        },
+    }
+    async with httpx.AsyncClient(base_url=client.url) as http:
+        for path, body in bodies.items():
+            headers = {"content-type": "application/json"}
+            answer = await http.post(path, content=json.dumps(body), headers=headers)
+            assert answer.status_code == 400, path
+            assert answer.json()["error"]["code"] == "invalid_value"
+
+
+@pytest.mark.parametrize("change", [{"role": "user"}, {"q": math.nan}, {"q": 7.0}])
+async def test_a_trajectory_that_is_none_is_refused(service, change):
+    _, client = service
+    run = await client.run(TASK, TWO)
+    [trajectory, _] = await client.trajectories(run.id)
+    record = trajectory.model_dump(mode="json")
+    candidate = record["steps"][-1]["decision"]["candidates"][0]
+    candidate["message"] |= {k: v for k, v in change.items() if k == "role"}
+    candidate |= {k: v for k, v in change.items() if k == "q"}
+    async with httpx.AsyncClient(base_url=client.url) as http:
+        body = json.dumps({"trajectories": [record], "rescore": False})
+        headers = {"content-type": "application/json"}
+        answer = await http.post("/v1/selections", content=body, headers=headers)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"].startswith("trajectories.0.steps")
 
 
 async def test_every_key_of_ours_has_a_lifetime(service):

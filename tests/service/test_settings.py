@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from service.settings import Settings
 
@@ -44,6 +45,12 @@ def test_nested_settings_come_by_double_underscores(monkeypatch):
     assert next(iter(Settings().policies.values())).url == "http://x/v1"
 
 
+def test_a_misspelt_variable_is_refused(monkeypatch):
+    monkeypatch.setenv("PILOTFISH_LOOKAHED_K", "8")
+    with pytest.raises(SettingsError, match="PILOTFISH_LOOKAHED_K in the environment"):
+        Settings()
+
+
 @pytest.mark.parametrize(
     "text", ["lookahead_k: 0", "colour: red", "policies: {p: {type: telepathy}}", "lease: 0.1"]
 )
@@ -59,6 +66,9 @@ def test_a_wrong_setting_is_refused(yaml_file, text):
         ("lookahead_k: 0", "setting lookahead_k: Input should be greater than or equal to 1"),
         ("a: [b", "while parsing a flow sequence"),
         (None, "which is no file"),
+        ("- 1", "is no YAML file of settings"),
+        ("critics: {c: {type: torch, checkpoint: /nowhere}}", "has no config.json"),
+        ("redis_url: redis://127.0.0.1:1/0", "Redis does not answer at redis://127.0.0.1:1/0"),
     ],
 )
 def test_a_wrong_setting_is_one_line_on_the_command_line(yaml_file, text, told):
@@ -66,7 +76,7 @@ def test_a_wrong_setting_is_one_line_on_the_command_line(yaml_file, text, told):
     done = subprocess.run(
         [sys.executable, "-m", "service", "serve"], capture_output=True, text=True, env=os.environ
     )
-    assert done.returncode == 2
+    assert done.returncode in (1, 2)
     assert told in done.stderr
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1

@@ -26,7 +26,7 @@ class Message(BaseModel):
         if isinstance(self.content, str):
             return self.content
         parts = self.content or []
-        return "".join(p.get("text", "") for p in parts if p.get("type") in (None, "text"))
+        return "".join(p.get("text") or "" for p in parts if p.get("type") in (None, "text"))
 
     def wire(self) -> dict[str, Any]:
         """The message as it goes over HTTP: without the fields that were never set."""

@@ -3,9 +3,9 @@ Knows nothing of how it is carried out."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 SYSTEM_PROMPT = (
     "You solve a task in a shell. Each turn: a short thought, then exactly one command in a "
@@ -28,6 +28,12 @@ class Sampling(BaseModel):
     stop: list[str] | None = None
     extra: dict[str, Any] = Field(default_factory=dict)
     """Fields of the request that we pass on untouched (``tools``, ``response_format``...)."""
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Completion tokens of one candidate at most, as the policy will take it."""
+        given = [self.extra.get(name) for name in ("max_completion_tokens", "max_tokens")]
+        return next((n for n in given if isinstance(n, int)), self.max_tokens)
 
 
 class Lookahead(BaseModel):
@@ -107,3 +113,12 @@ class Strategy(BaseModel):
     seed: int | None = None
     max_replacements: int = Field(default=2, ge=0, le=10)
     """New trajectories, at most, for one that was lost to the infrastructure."""
+
+    @model_validator(mode="after")
+    def _bounds_what_it_counts(self) -> Self:
+        if self.budget.tokens is not None and self.lookahead.sampling.most_tokens is None:
+            raise ValueError(
+                "budget.tokens needs lookahead.sampling.max_tokens: without it nobody knows what a "
+                "step may take before it is taken"
+            )
+        return self

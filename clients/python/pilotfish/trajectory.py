@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pilotfish.messages import Message
 
@@ -64,7 +64,7 @@ class Candidate(BaseModel):
     index: int = Field(ge=0)
     message: Message | None = None
     """The turn; ``None`` where the sample failed or was cancelled."""
-    q: float | None = None
+    q: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     """Q(state, turn) in [0, 1]; ``None`` where it was not scored."""
     logprob: float | None = None
     """Sum of the policy's token log-probabilities (nats); ``None`` where it gave none."""
@@ -75,6 +75,13 @@ class Candidate(BaseModel):
     duplicate_of: int | None = None
     """Index of the earlier equal candidate whose score this one shares."""
     error: str | None = None
+
+    @field_validator("message")
+    @classmethod
+    def _is_a_turn(cls, message: Message | None) -> Message | None:
+        if message is not None and message.role != "assistant":
+            raise ValueError(f"a candidate is an assistant's message; got one of {message.role}")
+        return message
 
 
 class Decision(BaseModel):
