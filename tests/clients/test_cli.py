@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import sys
 
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from search.fakes import FakePolicy, turn_by_turn
 from tests.clients.conftest import TASK, TURNS
+from tests.upstream import serving
+
+METHODS = ["GET", "POST"]
 
 
 class Cli:
@@ -40,6 +47,10 @@ def cli(service, tmp_path):
     (tmp_path / "task.json").write_text(TASK.model_dump_json())
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "null.json").write_text('{"lookahead": null}')
+    (tmp_path / "number.json").write_text('{"messages": 5}')
+    (tmp_path / "one.json").write_text('{"messages": [{"role": "user"}], "candidates": 5}')
+    (tmp_path / "half.json").write_text('{"messages": [{"role": "user", "content": "\\ud800"}]}')
+    (tmp_path / "deep.json").write_text('{"messages": ' + "[" * 100_000)
     return Cli(service[0], tmp_path)
 
 
@@ -70,6 +81,10 @@ async def test_json_is_all_that_is_printed(cli):
     assert kinds[-1] == "run_ended"
     code, out, _ = await cli("runs", "download", run["id"])
     assert json.loads(out)["exit_status"] == "Submitted"
+    assert (await cli("runs", "download", run["id"], "--json"))[1] == out
+    code, said, _ = await cli("runs", "download", run["id"], "--json", "-o", "t.jsonl")
+    assert (code, json.loads(said)) == (0, {"file": "t.jsonl", "count": 1})
+    assert (cli.folder / "t.jsonl").read_text() == out
 
 
 async def test_a_strategy_file_is_changed_by_options(cli):
@@ -118,6 +133,39 @@ async def test_ctrl_c_cancels_the_run(cli, service):
     assert "cancelled" in out
 
 
+MADE = {"id": "r1", "status": "queued", "task_id": "t1", "policy": "p", "critic": None,
+        "created_at": 0, "strategy": {}}  # fmt: skip
+
+
+async def test_a_run_that_is_lost_sight_of_is_named(cli):
+    async def answer(request):
+        made = request.method == "POST"
+        return JSONResponse(MADE if made else {}, 202 if made else 500)
+
+    async with serving(Starlette(routes=[Route("/{p:path}", answer, methods=METHODS)])) as url:
+        code, _, err = await cli("run", "task.json", PILOTFISH_URL=url)
+    assert (code, "`pilotfish runs watch r1`" in err, err.count("\n")) == (4, True, 1)
+
+
+async def test_ctrl_c_is_that_also_where_cancelling_fails(cli):
+    asked = asyncio.Event()
+
+    async def answer(request):
+        if request.url.path.endswith("/cancel"):
+            return JSONResponse({}, 500)
+        if request.method == "GET":
+            asked.set()
+            await asyncio.sleep(60)
+        return JSONResponse(MADE, 202)
+
+    async with serving(Starlette(routes=[Route("/{p:path}", answer, methods=METHODS)])) as url:
+        process = await cli.start("run", "task.json", PILOTFISH_URL=url)
+        await asyncio.wait_for(asked.wait(), 20)
+        process.send_signal(signal.SIGINT)
+        _, err = await process.communicate()
+    assert (process.returncode, "stopped" in err.decode()) == (130, True)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -133,6 +181,20 @@ async def test_ctrl_c_cancels_the_run(cli, service):
         (["run", "bytes.json"], 2, "cannot read bytes.json: it is not UTF-8 text"),
         (["run", "task.json", "-s", "null.json", "-k", 2], 2, "the strategy: lookahead"),
         (["run", "task.json", "--json", "-o", "no/such/folder"], 2, "cannot write no/such/folder"),
+        (["score", "number.json"], 2, "messages: Input should be a valid list"),
+        (["score", "one.json"], 2, "candidates: Input should be a valid list"),
+        (["score", "half.json"], 2, "half.json is not JSON"),
+        (["run", "half.json"], 2, "half.json is not JSON"),
+        (["select", "deep.json"], 2, "deep.json is not JSON: recursion limit"),
+        (["--key", "schlüssel", "runs", "list"], 2, "give it in printable ASCII"),
+        (["--key", "k1\n", "runs", "list"], 2, "give it in printable ASCII"),
+        (["--timeout", "-1", "runs", "list"], 2, "--timeout"),
+        (["--url", "http://[::", "runs", "list"], 3, "Set PILOTFISH_URL"),
+        (["runs", "show", "abc\n"], 4, "there is no run 'abc\\n'"),
+        (["runs", "show", ".."], 4, "there is no run '..'"),
+        (["runs", "cancel", "é?#"], 4, "there is no run 'é?#'"),
+        (["runs", "download", "\udcff"], 4, "there is no run '\\\\udcff'"),
+        (["runs", "show", ""], 4, "the run's id is empty"),
     ],
 )
 async def test_an_error_is_one_line_and_has_its_exit_code(cli, words, code, message):
@@ -141,6 +203,32 @@ async def test_an_error_is_one_line_and_has_its_exit_code(cli, words, code, mess
     assert message in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
+
+
+async def test_no_run_is_made_where_its_file_cannot_be_written(cli):
+    code, _, err = await cli("run", "task.json", "--model", "nobody", "-o", "no/such/folder")
+    assert (code, "cannot write no/such/folder" in err) == (2, True)
+
+
+async def test_a_run_that_is_not_made_leaves_the_file_as_it_was(cli):
+    (cli.folder / "old.jsonl").write_text("old\n")
+    for name in ("old.jsonl", "new.jsonl"):
+        assert (await cli("run", "task.json", "--model", "nobody", "-o", name))[0] == 4
+    assert (cli.folder / "old.jsonl").read_text() == "old\n"
+    assert not (cli.folder / "new.jsonl").exists()
+
+
+async def test_a_run_whose_file_cannot_be_written_in_the_end_can_be_downloaded(cli):
+    code, _, err = await cli("run", "task.json", "-k", 1, "-o", "/dev/full")
+    assert code == 2
+    run_id = re.search("`pilotfish runs download ([^ ]+) -o FILE`", err)[1]
+    assert (await cli("runs", "download", run_id))[0] == 0
+
+
+async def test_input_that_is_not_text_is_one_line_of_complaint(cli):
+    process = await cli.start("score", "-")
+    _, err = await process.communicate(b"\xff\xfe")
+    assert (process.returncode, err) == (2, b"error: cannot read -: it is not UTF-8 text\n")
 
 
 async def test_what_runs_say_is_shown_as_it_is(cli, service):

@@ -8,24 +8,27 @@ Ctrl-C.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from pilotfish.api import FINAL_STATUSES, RunView
+from pilotfish.api import FINAL_STATUSES, RunView, ScoreRequest
 from pilotfish.client import DEFAULT_URL, Pilotfish
 from pilotfish.errors import (
     ApiStatusError,
+    BadRequest,
     ConnectionFailed,
     PilotfishError,
     RequestTimeout,
@@ -48,10 +51,11 @@ Critic = Annotated[str | None, typer.Option(help="The critic, by name; the defau
 
 
 Record = TypeVar("Record", bound=BaseModel)
+_STATE = ("messages", "candidates")
 
 
 class InputError(Exception):
-    """A file that was given cannot be used."""
+    """A file or an option that was given cannot be used."""
 
 
 @app.callback()
@@ -61,7 +65,7 @@ def connect(
         str, typer.Option(envvar="PILOTFISH_URL", help="Where the service is.")
     ] = DEFAULT_URL,
     key: Annotated[str | None, typer.Option(envvar="PILOTFISH_KEY", help="Its bearer key.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds of one request.")] = 600.0,
+    timeout: Annotated[float, typer.Option(help="Seconds of one request.", min=0, max=1e6)] = 600.0,
 ) -> None:
     """Guided search for LLM agents."""
     context.obj = context.with_resource(_client(url, key, timeout))
@@ -69,7 +73,11 @@ def connect(
 
 @contextmanager
 def _client(url: str, key: str | None, timeout: float) -> Iterator[Pilotfish]:
-    with Pilotfish(url, key, timeout=timeout) as client:
+    try:
+        client = Pilotfish(url, key, timeout=timeout)
+    except BadRequest as error:
+        raise InputError(str(error)) from error
+    with client:
         yield client
 
 
@@ -102,17 +110,24 @@ def run(
     plan = _plan(strategy, k, n, tokens, seconds, until_submitted, seed)
     options = {"model": model, "critic": critic, "sandbox": sandbox}
     given = {name: value for name, value in options.items() if value is not None}
-    made = client.create_run(_read(Task, task), plan, **given)
+    asked = _read(Task, task)
+    if out is not None:
+        _check_writable(out)
+    made = client.create_run(asked, plan, **given)
     if not wait:
         _show(made, as_json)
         return
     try:
-        ended = _watch(client, made.id, quiet=as_json)
+        ended = _watch(client, made, quiet=as_json)
+        if out is not None:
+            _write(out, client.trajectories(made.id), made.id)
     except KeyboardInterrupt:
-        client.cancel_run(made.id)
+        with suppress(PilotfishError):
+            client.cancel_run(made.id)
         raise
-    if out is not None:
-        _write(out, client.trajectories(made.id))
+    except PilotfishError as error:
+        error.run_id = made.id
+        raise
     _show(ended, as_json)
     if ended.status != "succeeded" or ended.selected is None:
         raise typer.Exit(1)
@@ -167,7 +182,9 @@ def score(
         messages: Any = _valid(Trajectory, given, str(file)).messages
         q = client.score(messages, **options)
     elif "messages" in given:
-        q = client.score(given["messages"], given.get("candidates"), **options)
+        state: dict[str, Any] = {name: given[name] for name in given if name in _STATE}
+        asked = _valid(ScoreRequest, state, str(file))
+        q = client.score(asked.messages, asked.candidates, **options)
     else:
         raise InputError(f'{file} has neither "messages" nor "steps"')
     if as_json:
@@ -252,11 +269,12 @@ def show(context: typer.Context, run_id: str, as_json: AsJson = False) -> None:
 def watch(context: typer.Context, run_id: str, as_json: AsJson = False) -> None:
     """Follow a run until it has ended. With --json: its events, a line each."""
     client: Pilotfish = context.obj
-    if as_json:
-        for event in client.events(run_id):
-            print(event.model_dump_json(), flush=True)
+    found = client.get_run(run_id)
+    if not as_json:
+        _show(_watch(client, found), False)
         return
-    _show(_watch(client, run_id), False)
+    for event in client.events(run_id):
+        print(json.dumps(event.model_dump()), flush=True)
 
 
 @runs.command()
@@ -273,30 +291,34 @@ def download(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="File; standard output without.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """All trajectories of a run, JSON lines."""
+    """All trajectories of a run, JSON lines. With --json and -o: says which file, and how many."""
     client: Pilotfish = context.obj
     trajectories = client.trajectories(run_id)
-    if out is not None:
-        _write(out, trajectories)
+    if out is None:
+        for trajectory in trajectories:
+            print(trajectory.model_dump_json(exclude_defaults=True))
         return
-    for trajectory in trajectories:
-        print(trajectory.model_dump_json(exclude_defaults=True))
+    _write(out, trajectories, run_id)
+    if as_json:
+        print(json.dumps({"file": str(out), "count": len(trajectories)}))
 
 
-def _watch(client: Pilotfish, run_id: str, *, quiet: bool = False) -> RunView:
+def _watch(client: Pilotfish, run: RunView, *, quiet: bool = False) -> RunView:
     """The run when it has ended; shows its trajectories until then."""
     if quiet:
-        return client.wait(run_id)
+        return client.wait(run.id)
     shown = time.monotonic()
-    with Live(_table(client.get_run(run_id)), console=complaints, transient=True) as live:
-        for event in client.events(run_id):
+    with Live(_table(run), console=complaints, transient=True) as live:
+        for event in client.events(run.id):
             # not at every event: the service reads the whole journal for it
             waited = time.monotonic() - shown
             if waited > 0.5 and event.kind in ("decided", "trajectory_started", "trajectory_ended"):
-                live.update(_table(client.get_run(run_id)))
+                with suppress(PilotfishError):  # the next event is waited for, or says the same
+                    live.update(_table(client.get_run(run.id)))
                 shown = time.monotonic()
-    return client.get_run(run_id)
+    return client.wait(run.id)
 
 
 def _show(run: RunView, as_json: bool) -> None:
@@ -343,10 +365,9 @@ def _age(created_at: float) -> str:
 
 
 def _text(file: Path) -> str:
-    if str(file) == "-":
-        return sys.stdin.read()
     try:
-        return file.read_text(encoding="utf-8")
+        content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        return content.decode()
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -355,7 +376,8 @@ def _text(file: Path) -> str:
 
 def _loads(text: str, file: Path) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        # not json's: that takes what no request can carry, and breaks where it is nested deeply
+        value = from_json(text, allow_inf_nan=False)
     except ValueError as error:
         raise InputError(f"{file} is not JSON: {error}") from error
     if not isinstance(value, dict):
@@ -376,17 +398,32 @@ def _valid(kind: type[Record], value: dict[str, Any], where: str) -> Record:
         return kind.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{where}: {field}: {first['msg']}") from error
+        told = [where, ".".join(str(part) for part in first["loc"]), first["msg"]]
+        raise InputError(": ".join(part for part in told if part)) from error
 
 
-def _write(out: Path, trajectories: list[Trajectory]) -> None:
+def _check_writable(out: Path) -> None:
+    """Complain before a run of what would fail after it. What is there stays as it is."""
+    try:
+        new = not os.path.lexists(out)
+        if not out.is_fifo():  # its reader would take this for the end
+            out.open("a").close()
+        if new:
+            out.unlink()
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror}") from error
+
+
+def _write(out: Path, trajectories: list[Trajectory], run_id: str) -> None:
     try:
         with out.open("w", encoding="utf-8") as file:
             for trajectory in trajectories:
                 file.write(trajectory.model_dump_json(exclude_defaults=True) + "\n")
     except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror}") from error
+        raise InputError(
+            f"cannot write {out}: {error.strerror}. The service keeps the trajectories: "
+            f"`pilotfish runs download {run_id} -o FILE`"
+        ) from error
 
 
 def main() -> None:

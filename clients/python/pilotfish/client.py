@@ -2,7 +2,8 @@
 
 Both speak through the same request builders, so that a route is written once. Calls that change
 nothing are tried again when the service cannot be reached or is overloaded; making a run is not,
-since it might be made twice.
+since it might be made twice. A run that was made goes on without its caller: following one
+outlasts a restart of the service.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -32,8 +35,10 @@ from pilotfish.api import (
     SelectionResponse,
 )
 from pilotfish.errors import (
+    ApiStatusError,
     BadRequest,
     ConnectionFailed,
+    PilotfishError,
     RequestTimeout,
     UnexpectedAnswer,
     error_of,
@@ -48,6 +53,8 @@ Messages = Sequence[Message | dict[str, Any]]
 
 DEFAULT_URL = "http://127.0.0.1:8700"
 _RETRIED = (429, 502, 503, 504)
+_SILENCE = 30.0
+"""Seconds until a stream of events that says nothing is broken; the service speaks every 4."""
 
 
 class _Call:
@@ -64,7 +71,8 @@ class _Call:
     ) -> None:
         self.method, self.path, self.retry = method, path, retry
         self.query = {name: value for name, value in query.items() if value is not None}
-        self.json = None if body is None else body.model_dump(mode="json", exclude_unset=True)
+        self.content = None if body is None else _encoded(body)
+        self.headers = {} if body is None else {"Content-Type": "application/json"}
 
 
 def _lookahead(
@@ -74,19 +82,19 @@ def _lookahead(
     options: dict[str, Any],
 ) -> _Call:
     given = {} if lookahead is None else {"lookahead": lookahead}
-    chosen = {} if candidates is None else {"candidates": list(candidates)}
-    body = _body(LookaheadRequest, {"messages": list(messages), **given, **chosen, **options})
+    chosen = {} if candidates is None else {"candidates": candidates}
+    body = _body(LookaheadRequest, {"messages": messages, **given, **chosen, **options})
     return _Call("POST", "/v1/lookahead", body)
 
 
 def _score(messages: Messages, candidates: Messages | None, options: dict[str, Any]) -> _Call:
-    chosen = {} if candidates is None else {"candidates": list(candidates)}
-    body = _body(ScoreRequest, {"messages": list(messages), **chosen, **options})
+    chosen = {} if candidates is None else {"candidates": candidates}
+    body = _body(ScoreRequest, {"messages": messages, **chosen, **options})
     return _Call("POST", "/v1/score", body)
 
 
 def _select(trajectories: Sequence[Trajectory], options: dict[str, Any]) -> _Call:
-    body = _body(SelectionRequest, {"trajectories": list(trajectories), **options})
+    body = _body(SelectionRequest, {"trajectories": trajectories, **options})
     return _Call("POST", "/v1/selections", body)
 
 
@@ -103,11 +111,54 @@ def _body(kind: type[Reply], fields: dict[str, Any]) -> Reply:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise BadRequest(f"{where}: {first['msg']}", status=400, param=where) from error
+        told = f"{where}: {first['msg']}" if where else first["msg"]
+        raise BadRequest(told, status=400, param=where or None) from error
 
 
-def _headers(key: str | None) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}"} if key else {}
+def _encoded(body: BaseModel) -> bytes:
+    try:
+        fields = body.model_dump(mode="json", exclude_unset=True)
+        return json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"the request cannot be written as JSON: {error}", status=400) from error
+
+
+def _run(run_id: str, *parts: object) -> str:
+    """The path of a run, or of a part of it; quoted, so that what is no id is just not found."""
+    if not run_id:
+        raise BadRequest("the run's id is empty; give one", status=400, param="run_id")
+    words = [quote(str(part), safe="", errors="backslashreplace") for part in (run_id, *parts)]
+    return "/".join(["/v1/runs", *words]).replace(".", "%2E")  # else httpx resolves ".."
+
+
+def _http_options(url: str, key: str | None, timeout: float) -> dict[str, Any]:
+    """What both HTTP clients are made with."""
+    key = key or os.environ.get("PILOTFISH_KEY")
+    try:
+        base = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ConnectionFailed(f"cannot reach {url}: {error}. Set PILOTFISH_URL") from error
+    return {
+        "base_url": base,
+        "headers": {"Authorization": f"Bearer {_sendable(key, 'key')}"} if key else {},
+        "timeout": httpx.Timeout(timeout, connect=10.0),
+    }
+
+
+def _events_options(after: str | None, timeout: httpx.Timeout) -> dict[str, Any]:
+    """What both clients ask for events with."""
+    return {
+        "headers": {"Last-Event-ID": _sendable(after, "after")} if after else {},
+        "timeout": httpx.Timeout(**timeout.as_dict() | {"read": _SILENCE}),
+    }
+
+
+def _sendable(value: str, param: str) -> str:
+    """The value, if a header of HTTP can hold it."""
+    if value.isascii() and value.isprintable() and value == value.strip():
+        return value
+    told = "has characters that cannot be sent; give it in printable ASCII, without spaces around"
+    raise BadRequest(f"the {param} {told}", status=400, param=param)
 
 
 def _checked(response: httpx.Response) -> httpx.Response:
@@ -115,9 +166,9 @@ def _checked(response: httpx.Response) -> httpx.Response:
         return response
     try:
         body = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         body = None
-    raise error_of(response.status_code, body)
+    raise error_of(response.status_code, body, _asked(response))
 
 
 def _parsed(kind: type[Reply], response: httpx.Response) -> Reply:
@@ -134,10 +185,14 @@ def _read(kind: type[Reply], content: bytes, response: httpx.Response) -> Reply:
     try:
         return kind.model_validate_json(content)
     except ValidationError as error:
-        raise UnexpectedAnswer(
-            f"{response.url} answers something else than a {kind.__name__}. Is it this version of "
-            "the service? Set PILOTFISH_URL to where that is."
-        ) from error
+        raise _unexpected(kind, response) from error
+
+
+def _unexpected(kind: type[BaseModel], response: httpx.Response) -> UnexpectedAnswer:
+    return UnexpectedAnswer(
+        f"{response.url} answers something else than a {kind.__name__}. Is it this version of "
+        "the service? Set PILOTFISH_URL to where that is."
+    )
 
 
 def _failure(url: str, error: httpx.HTTPError) -> ConnectionFailed | RequestTimeout:
@@ -149,16 +204,64 @@ def _failure(url: str, error: httpx.HTTPError) -> ConnectionFailed | RequestTime
     )
 
 
-def _wait(attempt: int, response: httpx.Response | None) -> float:
-    """Seconds before another attempt: what the service asks for, else 0.2, 0.4..."""
-    asked = response.headers.get("retry-after", "") if response is not None else ""
-    return min(float(asked), 30.0) if asked.isdigit() else float(0.2 * 2**attempt)
+def _asked(response: httpx.Response) -> float | None:
+    """Seconds that the service asks to wait."""
+    asked = response.headers.get("retry-after", "")
+    return float(asked) if asked.isdecimal() else None
+
+
+def _pause(attempt: int, asked: float | None) -> float:
+    """Seconds before another attempt: what the service asks for, else 0.2, 0.4... 6.4."""
+    return min(asked, 30.0) if asked is not None else 0.2 * float(2 ** min(attempt, 5))
+
+
+class _Patience:
+    """How long to go on asking for a run while the service is away: ``seconds`` from the first
+    failure behind the last thing heard."""
+
+    def __init__(self, url: str, seconds: float) -> None:
+        self._url, self._seconds = url, seconds
+        self.heard()
+
+    def heard(self) -> None:
+        self._attempt, self._until = 0, 0.0
+
+    def pause(self, error: httpx.HTTPError | PilotfishError) -> float:
+        """Seconds before the next attempt. Raises the error where another is of no use, or late."""
+        known = _failure(self._url, error) if isinstance(error, httpx.HTTPError) else error
+        asked = None
+        if isinstance(known, ApiStatusError):
+            passing, asked = known.status in _RETRIED, known.retry_after
+        else:
+            passing = isinstance(known, ConnectionFailed | RequestTimeout)
+        now = time.monotonic()
+        if self._attempt == 0:
+            self._until = now + self._seconds
+        if not passing or now >= self._until:
+            raise known
+        self._attempt += 1
+        return min(_pause(self._attempt - 1, asked), self._until - now)
+
+
+def _cut_short(url: str) -> ConnectionFailed:
+    return ConnectionFailed(f"{url} ends the events of a run that has not ended. Ask it again.")
+
+
+@contextmanager
+def _naming(run_id: str) -> Iterator[None]:
+    """Errors name the run, which goes on."""
+    try:
+        yield
+    except PilotfishError as error:
+        error.run_id = run_id
+        raise
 
 
 class _EventParser:
-    """Server-sent events from lines."""
+    """Server-sent events from the lines of a response."""
 
-    def __init__(self) -> None:
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
         self._data: list[str] = []
 
     def feed(self, line: str) -> Event | None:
@@ -166,13 +269,17 @@ class _EventParser:
             self._data.append(line[5:].strip())
         elif not line and self._data:
             text, self._data = "\n".join(self._data), []
-            return Event.model_validate(json.loads(text))
+            try:
+                return Event.model_validate(json.loads(text))
+            except (ValueError, RecursionError) as error:
+                raise _unexpected(Event, self._response) from error
         return None
 
 
 class Pilotfish:
     """A synchronous client. ``url`` and ``key`` default to ``PILOTFISH_URL`` and ``PILOTFISH_KEY``;
-    ``timeout`` is in seconds; ``retries`` counts further attempts of calls that change nothing.
+    ``timeout`` is in seconds; ``retries`` counts further attempts of calls that change nothing;
+    ``patience`` is for how many seconds the service may be away while a run is followed.
 
     Every call raises the exceptions of ``pilotfish.errors``.
     """
@@ -184,14 +291,14 @@ class Pilotfish:
         *,
         timeout: float = 600.0,
         retries: int = 2,
+        patience: float = 30.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.url = (url or os.environ.get("PILOTFISH_URL") or DEFAULT_URL).rstrip("/")
-        self._retries = retries
+        self._retries, self._patience = retries, patience
+        options = _http_options(self.url, key, timeout)
         self._http = httpx.Client(
-            base_url=self.url,
-            headers=_headers(key or os.environ.get("PILOTFISH_KEY")),
-            timeout=httpx.Timeout(timeout, connect=10.0),
+            **options,
             transport=transport,
         )
 
@@ -240,16 +347,21 @@ class Pilotfish:
         return _parsed(RunView, self._send(_create(task, strategy, options)))
 
     def run(self, task: Task, strategy: Strategy | None = None, **options: Any) -> RunView:
-        """Make a run and wait for its end. A Ctrl-C cancels it."""
+        """Make a run and wait for its end. A Ctrl-C cancels it; an error names it, and it goes
+        on."""
         made = self.create_run(task, strategy, **options)
         try:
-            return self.wait(made.id)
+            with _naming(made.id):
+                return self.wait(made.id)
+        except PilotfishError:
+            raise
         except BaseException:
-            self.cancel_run(made.id)
+            with suppress(Exception):
+                self.cancel_run(made.id)
             raise
 
     def get_run(self, run_id: str) -> RunView:
-        call = _Call("GET", f"/v1/runs/{run_id}")
+        call = _Call("GET", _run(run_id))
         return _parsed(RunView, self._send(call))
 
     def list_runs(self) -> Iterator[RunView]:
@@ -264,46 +376,60 @@ class Pilotfish:
                 return
 
     def cancel_run(self, run_id: str) -> RunView:
-        call = _Call("POST", f"/v1/runs/{run_id}/cancel")
+        call = _Call("POST", _run(run_id, "cancel"))
         return _parsed(RunView, self._send(call))
 
     def trajectory(self, run_id: str, number: int) -> Trajectory:
-        call = _Call("GET", f"/v1/runs/{run_id}/trajectories/{number}")
+        call = _Call("GET", _run(run_id, "trajectories", number))
         return _parsed(Trajectory, self._send(call))
 
     def trajectories(self, run_id: str) -> list[Trajectory]:
         """All trajectories of a run, whole."""
-        return _lines(self._send(_Call("GET", f"/v1/runs/{run_id}/trajectories")))
+        return _lines(self._send(_Call("GET", _run(run_id, "trajectories"))))
 
     def events(self, run_id: str, *, after: str | None = None) -> Iterator[Event]:
-        """The run's events until it has ended; taken up again where a connection breaks."""
+        """The run's events until it has ended; taken up again where a connection breaks, unless the
+        service stays away for longer than ``patience``."""
+        path, patience = _run(run_id, "events"), _Patience(self.url, self._patience)
         while True:
-            headers = {"Last-Event-ID": after} if after else {}
-            parser = _EventParser()
-            path = f"/v1/runs/{run_id}/events"
+            options = _events_options(after, self._http.timeout)
             try:
-                with self._http.stream("GET", path, headers=headers) as response:
+                with self._http.stream("GET", path, **options) as response:
                     if not response.is_success:
                         response.read()
-                        _checked(response)
+                    parser = _EventParser(_checked(response))
                     for line in response.iter_lines():
+                        patience.heard()
                         if (event := parser.feed(line)) is not None:
                             after = event.id
                             yield event
                             if event.kind == "run_ended":
                                 return
-            except httpx.ConnectError as error:
-                raise _failure(self.url, error) from error
-            except httpx.HTTPError:
-                time.sleep(0.2)
-            if self.get_run(run_id).status in FINAL_STATUSES and after is not None:
-                return
+                if self.get_run(run_id).status in FINAL_STATUSES:
+                    return
+                raise _cut_short(self.url)
+            except (httpx.HTTPError, PilotfishError) as error:
+                pause = patience.pause(error)
+            time.sleep(pause)
 
     def wait(self, run_id: str) -> RunView:
-        """The run, when it has ended."""
-        for _ in self.events(run_id):
-            pass
-        return self.get_run(run_id)
+        """The run, when it has ended. Is as patient as ``events``."""
+        run = self._look_for(run_id)
+        if run.status not in FINAL_STATUSES:
+            for _ in self.events(run_id):
+                pass
+            run = self._look_for(run_id)
+        return run
+
+    def _look_for(self, run_id: str) -> RunView:
+        """The run as it is, as soon as the service tells."""
+        patience = _Patience(self.url, self._patience)
+        while True:
+            try:
+                return self.get_run(run_id)
+            except PilotfishError as error:
+                pause = patience.pause(error)
+            time.sleep(pause)
 
     def _send(self, call: _Call) -> httpx.Response:
         attempts = 1 + (self._retries if call.retry else 0)
@@ -311,16 +437,20 @@ class Pilotfish:
             last = attempt == attempts - 1
             try:
                 response = self._http.request(
-                    call.method, call.path, json=call.json, params=call.query
+                    call.method,
+                    call.path,
+                    content=call.content,
+                    headers=call.headers,
+                    params=call.query,
                 )
             except httpx.HTTPError as error:
                 if last or not isinstance(error, httpx.ConnectError):
                     raise _failure(self.url, error) from error
-                time.sleep(_wait(attempt, None))
+                time.sleep(_pause(attempt, None))
                 continue
             if last or response.status_code not in _RETRIED:
                 return _checked(response)
-            time.sleep(_wait(attempt, response))
+            time.sleep(_pause(attempt, _asked(response)))
         raise AssertionError("unreachable")
 
 
@@ -334,14 +464,14 @@ class AsyncPilotfish:
         *,
         timeout: float = 600.0,
         retries: int = 2,
+        patience: float = 30.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.url = (url or os.environ.get("PILOTFISH_URL") or DEFAULT_URL).rstrip("/")
-        self._retries = retries
+        self._retries, self._patience = retries, patience
+        options = _http_options(self.url, key, timeout)
         self._http = httpx.AsyncClient(
-            base_url=self.url,
-            headers=_headers(key or os.environ.get("PILOTFISH_KEY")),
-            timeout=httpx.Timeout(timeout, connect=10.0),
+            **options,
             limits=httpx.Limits(max_connections=1000),
             transport=transport,
         )
@@ -392,16 +522,19 @@ class AsyncPilotfish:
         return _parsed(RunView, await self._send(call))
 
     async def run(self, task: Task, strategy: Strategy | None = None, **options: Any) -> RunView:
-        """Make a run and wait for its end. Being cancelled cancels it."""
+        """Make a run and wait for its end. Being cancelled cancels it; an error names it, and it
+        goes on."""
         made = await self.create_run(task, strategy, **options)
         try:
-            return await self.wait(made.id)
-        except BaseException:
-            await asyncio.shield(self.cancel_run(made.id))
+            with _naming(made.id):
+                return await self.wait(made.id)
+        except asyncio.CancelledError:
+            with suppress(Exception):
+                await asyncio.shield(self.cancel_run(made.id))
             raise
 
     async def get_run(self, run_id: str) -> RunView:
-        call = _Call("GET", f"/v1/runs/{run_id}")
+        call = _Call("GET", _run(run_id))
         return _parsed(RunView, await self._send(call))
 
     async def list_runs(self) -> AsyncIterator[RunView]:
@@ -417,46 +550,60 @@ class AsyncPilotfish:
                 return
 
     async def cancel_run(self, run_id: str) -> RunView:
-        call = _Call("POST", f"/v1/runs/{run_id}/cancel")
+        call = _Call("POST", _run(run_id, "cancel"))
         return _parsed(RunView, await self._send(call))
 
     async def trajectory(self, run_id: str, number: int) -> Trajectory:
-        call = _Call("GET", f"/v1/runs/{run_id}/trajectories/{number}")
+        call = _Call("GET", _run(run_id, "trajectories", number))
         return _parsed(Trajectory, await self._send(call))
 
     async def trajectories(self, run_id: str) -> list[Trajectory]:
         """All trajectories of a run, whole."""
-        return _lines(await self._send(_Call("GET", f"/v1/runs/{run_id}/trajectories")))
+        return _lines(await self._send(_Call("GET", _run(run_id, "trajectories"))))
 
     async def events(self, run_id: str, *, after: str | None = None) -> AsyncIterator[Event]:
-        """The run's events until it has ended; taken up again where a connection breaks."""
+        """The run's events until it has ended; taken up again where a connection breaks, unless the
+        service stays away for longer than ``patience``."""
+        path, patience = _run(run_id, "events"), _Patience(self.url, self._patience)
         while True:
-            headers = {"Last-Event-ID": after} if after else {}
-            parser = _EventParser()
-            path = f"/v1/runs/{run_id}/events"
+            options = _events_options(after, self._http.timeout)
             try:
-                async with self._http.stream("GET", path, headers=headers) as response:
+                async with self._http.stream("GET", path, **options) as response:
                     if not response.is_success:
                         await response.aread()
-                        _checked(response)
+                    parser = _EventParser(_checked(response))
                     async for line in response.aiter_lines():
+                        patience.heard()
                         if (event := parser.feed(line)) is not None:
                             after = event.id
                             yield event
                             if event.kind == "run_ended":
                                 return
-            except httpx.ConnectError as error:
-                raise _failure(self.url, error) from error
-            except httpx.HTTPError:
-                await asyncio.sleep(0.2)
-            if (await self.get_run(run_id)).status in FINAL_STATUSES and after is not None:
-                return
+                if (await self.get_run(run_id)).status in FINAL_STATUSES:
+                    return
+                raise _cut_short(self.url)
+            except (httpx.HTTPError, PilotfishError) as error:
+                pause = patience.pause(error)
+            await asyncio.sleep(pause)
 
     async def wait(self, run_id: str) -> RunView:
-        """The run, when it has ended."""
-        async for _ in self.events(run_id):
-            pass
-        return await self.get_run(run_id)
+        """The run, when it has ended. Is as patient as ``events``."""
+        run = await self._look_for(run_id)
+        if run.status not in FINAL_STATUSES:
+            async for _ in self.events(run_id):
+                pass
+            run = await self._look_for(run_id)
+        return run
+
+    async def _look_for(self, run_id: str) -> RunView:
+        """The run as it is, as soon as the service tells."""
+        patience = _Patience(self.url, self._patience)
+        while True:
+            try:
+                return await self.get_run(run_id)
+            except PilotfishError as error:
+                pause = patience.pause(error)
+            await asyncio.sleep(pause)
 
     async def _send(self, call: _Call) -> httpx.Response:
         attempts = 1 + (self._retries if call.retry else 0)
@@ -464,14 +611,18 @@ class AsyncPilotfish:
             last = attempt == attempts - 1
             try:
                 response = await self._http.request(
-                    call.method, call.path, json=call.json, params=call.query
+                    call.method,
+                    call.path,
+                    content=call.content,
+                    headers=call.headers,
+                    params=call.query,
                 )
             except httpx.HTTPError as error:
                 if last or not isinstance(error, httpx.ConnectError):
                     raise _failure(self.url, error) from error
-                await asyncio.sleep(_wait(attempt, None))
+                await asyncio.sleep(_pause(attempt, None))
                 continue
             if last or response.status_code not in _RETRIED:
                 return _checked(response)
-            await asyncio.sleep(_wait(attempt, response))
+            await asyncio.sleep(_pause(attempt, _asked(response)))
         raise AssertionError("unreachable")

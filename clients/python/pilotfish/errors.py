@@ -8,6 +8,17 @@ from typing import Any
 class PilotfishError(Exception):
     """Base of all."""
 
+    run_id: str | None = None
+    """The run that was made and then lost sight of: it goes on without its caller."""
+
+    def __str__(self) -> str:
+        if self.run_id is None:
+            return super().__str__()
+        return (
+            f"{super().__str__()} (run {self.run_id} is in the service: `wait` for it again, or "
+            f"`pilotfish runs watch {self.run_id}`)"
+        )
+
 
 class ConnectionFailed(PilotfishError):
     """The service cannot be reached."""
@@ -22,17 +33,25 @@ class UnexpectedAnswer(PilotfishError):
 
 
 class ApiStatusError(PilotfishError):
-    """The service answered with an error. ``status`` is HTTP's; ``code`` and ``param`` say more."""
+    """The service answered with an error. ``status`` is HTTP's; ``code`` and ``param`` say more;
+    ``retry_after`` is how many seconds it asks to wait."""
 
     def __init__(
-        self, message: str, *, status: int, code: str | None = None, param: str | None = None
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.code, self.param = status, code, param
+        self.retry_after = retry_after
 
 
 class BadRequest(ApiStatusError):
-    """400, 422: the request is wrong; ``param`` names the field."""
+    """400, 422: the request is wrong; ``param`` names the field. Also of one that was not sent."""
 
 
 class AuthenticationFailed(ApiStatusError):
@@ -66,10 +85,11 @@ _BY_STATUS: dict[int, type[ApiStatusError]] = {
 }
 
 
-def error_of(status: int, body: Any) -> ApiStatusError:
+def error_of(status: int, body: Any, retry_after: float | None = None) -> ApiStatusError:
     """The exception for an answer that is not a success."""
     error = body.get("error") if isinstance(body, dict) else None
     error = error if isinstance(error, dict) else {}
     kind = _BY_STATUS.get(status, ServerFailed if status >= 500 else ApiStatusError)
     message = str(error.get("message") or f"the service answers {status}")
-    return kind(message, status=status, code=error.get("code"), param=error.get("param"))
+    code, param = error.get("code"), error.get("param")
+    return kind(message, status=status, code=code, param=param, retry_after=retry_after)
