@@ -1,0 +1,53 @@
+"""What a run makes of hostile commands, in real sandboxes: the agent is told, the run goes on,
+and what was done until then is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from pilotfish import Evaluation, Task
+from pilotfish.strategy import Lookahead, RolloutSettings, Strategy
+from search.fakes import FakePolicy, MemoryJournal, turn_by_turn
+from search.run import Run
+from service.sandboxes.bubblewrap import BubblewrapProvider
+
+TASK = Task(
+    id="t",
+    statement="s",
+    image="host",
+    setup=["echo ready > state"],
+    evaluation=Evaluation(command="grep -q ready state && grep -q done state"),
+)
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("sleep 1000", "<returncode>timeout</returncode>"),
+        ("trap '' TERM INT; while :; do :; done", "<returncode>timeout</returncode>"),
+        ("head -c 100000000 /dev/zero | tr '\\0' x", "characters left out"),
+        (":(){ :|:& };:", "<returncode>"),
+        ("kill -9 -1", "<returncode>"),
+    ],
+)
+async def test_the_agent_is_told_and_the_run_goes_on(
+    bubblewrap: BubblewrapProvider, command: str, told: str
+) -> None:
+    turns = [[f"```bash\n{c}\n```"] for c in (command, "echo done >> state", "submit")]
+    run = Run(
+        TASK,
+        FakePolicy(turn_by_turn(*turns)),
+        None,
+        bubblewrap,
+        Strategy(lookahead=Lookahead(k=1), rollout=RolloutSettings(command_timeout=1)),
+        MemoryJournal(),
+    )
+    began = time.monotonic()
+    [trajectory] = (await asyncio.wait_for(run.run(), 60)).trajectories
+    assert (trajectory.exit_status, trajectory.reward) == ("Submitted", 1.0)
+    assert told in trajectory.steps[0].replies[0].text
+    assert len(trajectory.steps[0].replies[0].text) < 11_000
+    assert time.monotonic() - began < 30
