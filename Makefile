@@ -20,7 +20,7 @@ demo: setup ## Watch an agent fix held-out bugs, alone and guided (about 12 minu
 test: setup lint test-fast test-slow test-vllm ## All tests
 
 test-fast: .venv/done ## Tests that need no vLLM and not all tasks
-	$(PYTEST) -q -n auto -m "not vllm and not slow"
+	$(PYTEST) -q -n auto --dist loadfile -m "not vllm and not slow"
 
 test-slow: .venv/done ## Those that draw all of the demo's tasks
 	$(PYTEST) -q -m "slow and not vllm"
