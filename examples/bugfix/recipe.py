@@ -41,8 +41,8 @@ SOLVED_PASSES = 1
 """Further passes over the demonstrations that solved their task, at a lower rate."""
 FINE_TUNING = {"passes": 1, "rate": 2e-3, "seed": 2}
 AT_ONCE = 48
-FIRST_CRITIC = TrainingSettings(epochs=2, lr=5e-4, batch_tokens=12_000, seed=SEED)
-SECOND_CRITIC = TrainingSettings(epochs=2, lr=3e-4, batch_tokens=12_000, seed=SEED, warm_lam=0.7)
+FIRST_CRITIC = TrainingSettings(epochs=2, lr=4e-4, batch_tokens=4000, seed=SEED)
+SECOND_CRITIC = TrainingSettings(epochs=2, lr=3e-4, batch_tokens=4000, seed=SEED, warm_lam=0.7)
 """Begun from the first: it knows the policy's own rollouts, and learns what argmax made of it."""
 
 
