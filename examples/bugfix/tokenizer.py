@@ -40,6 +40,7 @@ _FRAMES = (
     "sed -i -e '",
     "sed -n '",
     "' -e '",
+    "' | grep -Fx \"",
     'grep -n -A8 "def ',
     'grep -n -A10 "def ',
     'grep -Hn "def ',
