@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from pilotfish.cli import main
 from search.fakes import FakePolicy, turn_by_turn
 from tests.clients.conftest import TASK, TURNS
 from tests.upstream import serving
@@ -197,9 +198,18 @@ async def test_ctrl_c_is_that_also_where_cancelling_fails(cli):
         (["runs", "show", ""], 4, "the run's id is empty"),
     ],
 )
-async def test_an_error_is_one_line_and_has_its_exit_code(cli, words, code, message):
-    got, out, err = await cli(*words)
-    assert (got, out) == (code, "")
+async def test_an_error_is_one_line_and_has_its_exit_code(
+    cli, monkeypatch, capsys, words, code, message
+):
+    # in this process: a new one for each would import all anew
+    for name, value in cli.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(cli.folder)
+    monkeypatch.setattr(sys, "argv", ["pilotfish", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        await asyncio.to_thread(main)
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (code, "")
     assert message in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1

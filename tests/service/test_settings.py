@@ -1,6 +1,5 @@
 """Settings by environment and YAML."""
 
-import os
 import re
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
+import service.__main__
 from service.settings import Settings
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -71,12 +71,23 @@ def test_a_wrong_setting_is_refused(yaml_file, text):
         ("redis_url: redis://127.0.0.1:1/0", "Redis does not answer at redis://127.0.0.1:1/0"),
     ],
 )
-def test_a_wrong_setting_is_one_line_on_the_command_line(yaml_file, text, told):
+def test_a_wrong_setting_is_one_line_on_the_command_line(
+    yaml_file, monkeypatch, capsys, text, told
+):
     yaml_file.unlink() if text is None else yaml_file.write_text(text)
-    done = subprocess.run(
-        [sys.executable, "-m", "service", "serve"], capture_output=True, text=True, env=os.environ
+    monkeypatch.setattr(sys, "argv", ["service", "serve"])
+    monkeypatch.setattr(service.__main__, "configure_logs", lambda level: None)
+    with pytest.raises(SystemExit) as ended:
+        service.__main__.main()
+    assert ended.value.code in (1, 2)
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+def test_help_names_the_commands():
+    shown = subprocess.run(
+        [sys.executable, "-m", "service", "--help"], capture_output=True, text=True, check=True
     )
-    assert done.returncode in (1, 2)
-    assert told in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
+    assert all(command in shown.stdout for command in ("serve", "up"))
