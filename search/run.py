@@ -127,23 +127,13 @@ class Run:
                 await self._journal_end(trajectory)  # while the sandbox is there to come back to
                 ended = True
             return trajectory
-        except SandboxError as error:
-            if ended:
-                log.warning("sandbox not closed", trajectory=trajectory.id, error=str(error))
-                return trajectory
-            lost = isinstance(error, SandboxLost)
-            trajectory.exit_status = "SandboxLost" if lost else "SandboxError"
-            trajectory.exit_message = str(error)
-        except BudgetExceeded as error:
-            trajectory.exit_status = error.exit_status  # type: ignore[assignment]
-            trajectory.exit_message = str(error)
         except JournalError:
             raise
         except Exception as error:
-            # A defect of ours costs its own trajectory, not the others of the run.
-            log.exception("trajectory failed", trajectory=trajectory.id)
-            trajectory.exit_status = "InternalError"
-            trajectory.exit_message = f"{type(error).__name__}: {error}"
+            if ended:
+                log.warning("sandbox not closed", trajectory=trajectory.id, error=str(error))
+                return trajectory
+            _fail(trajectory, error)
         await self._journal_end(trajectory)
         return trajectory
 
@@ -176,10 +166,12 @@ class Run:
         labels = self.labels | {"trajectory": known.trajectory.id}
         async with AsyncExitStack() as stack:
             try:
-                async with asyncio.timeout(self.budget.seconds_left):
+                async with asyncio.timeout(self.budget.seconds_left) as limit:
                     starting = self.sandboxes.start(self.task, labels=labels)
                     sandbox = await stack.enter_async_context(starting)
             except TimeoutError:
+                if not limit.expired():
+                    raise
                 message = f"no sandbox started in the {self.budget.limits.seconds:g} s of the run"
                 raise BudgetExceeded(message, "TimeLimitExceeded") from None
             await self.journal.append(
@@ -252,6 +244,23 @@ class Run:
 
 def _outcome(attempts: list[Trajectory]) -> Trajectory:
     return ([t for t in attempts if _can_be_selected(t)] or attempts)[-1]
+
+
+def _fail(trajectory: Trajectory, error: Exception) -> None:
+    """What ended it, by name."""
+    trajectory.exit_message = str(error)
+    match error:
+        case SandboxLost():
+            trajectory.exit_status = "SandboxLost"
+        case SandboxError():
+            trajectory.exit_status = "SandboxError"
+        case BudgetExceeded():
+            trajectory.exit_status = error.exit_status  # type: ignore[assignment]
+        case _:
+            # A defect of ours costs its own trajectory, not the others of the run.
+            log.error("trajectory failed", trajectory=trajectory.id, exc_info=error)
+            trajectory.exit_status = "InternalError"
+            trajectory.exit_message = f"{type(error).__name__}: {error}"
 
 
 def _can_be_selected(trajectory: Trajectory) -> bool:

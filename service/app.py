@@ -53,12 +53,14 @@ async def check(settings: Settings) -> None:
     for critic in settings.critics.values():
         if isinstance(critic, VllmCriticSettings | TorchCriticSettings):
             read_card(critic.checkpoint)
-    state = RedisState(settings.redis_url, lifetime=settings.run_lifetime)
+    try:
+        state = RedisState(settings.redis_url, lifetime=settings.run_lifetime)
+    except ValueError as error:
+        raise StateError(f"redis_url: {error}") from error
     try:
         if not await state.ping():
-            raise StateError(
-                f"Redis does not answer at {settings.redis_url}: start it, or set redis_url"
-            )
+            where = settings.redis_url.rpartition("@")[2]  # what is before may be a password
+            raise StateError(f"Redis does not answer at {where}: start it, or set redis_url")
     finally:
         await state.close()
 

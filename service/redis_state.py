@@ -14,15 +14,19 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
+import stamina
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
 from search.errors import JournalError
+
+T = TypeVar("T")
 
 PREFIX = "pilotfish:"
 RUNS = f"{PREFIX}runs"
@@ -37,6 +41,18 @@ local id = redis.call('XADD', KEYS[1], '*', 'e', ARGV[1])
 redis.call('EXPIRE', KEYS[1], ARGV[2])
 redis.call('EXPIRE', KEYS[2], ARGV[2])
 return id
+"""
+
+# KEYS: journal, run. ARGV: entry, lifetime in seconds, status, time, result. Returns 1, or 0 where
+# the run had ended: then nothing is changed.
+_FINISH = """
+local now = redis.call('HGET', KEYS[2], 'status')
+if not now or now == 'succeeded' or now == 'failed' or now == 'cancelled' then return 0 end
+redis.call('HSET', KEYS[2], 'status', ARGV[3], 'ended_at', ARGV[4], 'result', ARGV[5])
+redis.call('XADD', KEYS[1], '*', 'e', ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+redis.call('EXPIRE', KEYS[2], ARGV[2])
+return 1
 """
 
 # KEYS: run. ARGV: new status, then the statuses that it may follow. Returns 1 if it was changed.
@@ -77,6 +93,7 @@ class RedisState:
         )
         self._lifetime = int(lifetime)
         self._append = self.redis.register_script(_APPEND)
+        self._finish = self.redis.register_script(_FINISH)
         self._move = self.redis.register_script(_MOVE)
 
     async def close(self) -> None:
@@ -152,15 +169,17 @@ class RedisState:
         with _answering():
             return bool(await self._move(keys=[_run(run_id)], args=[status, *after]))
 
-    async def finish(self, run_id: str, status: str, result: dict[str, Any]) -> None:
-        """The run has ended, for good."""
-        fields = {
-            "status": status,
-            "ended_at": str(time.time()),
-            "result": _pack(json.dumps(result)),
-        }
+    async def finish(self, run_id: str, status: str, result: dict[str, Any]) -> bool:
+        """The run has ended, for good, and its journal says so; whether it had not ended before."""
+        now = time.time()
+        last = {"kind": "run_ended", "at": now, "status": status, **result}
+        entry, outcome = _pack(json.dumps(last)), _pack(json.dumps(result))
         with _answering():
-            await self.redis.hset(_run(run_id), mapping=fields)
+            ended = await self._finish(
+                keys=[_journal(run_id), _run(run_id)],
+                args=[entry, self._lifetime, status, now, outcome],
+            )
+        return bool(ended)
 
     def journal(self, run_id: str) -> RedisJournal:
         return RedisJournal(self, run_id)
@@ -175,6 +194,13 @@ class RedisState:
         if added is None:
             raise RunGone(f"there is no run {run_id!r}")
         return str(added.decode())
+
+    async def has(self, run_id: str, token: str) -> bool:
+        """Whether one of the newest entries has this ``token``: an append whose answer was lost may
+        have been made."""
+        with _answering():
+            rows = await self.redis.xrevrange(_journal(run_id), count=1000)
+        return any(_entry(row).get("token") == token for row in rows)
 
     async def entries(self, run_id: str, *, after: str = "-") -> list[dict[str, Any]]:
         """The journal, oldest first, each entry with its ``id``."""
@@ -202,16 +228,40 @@ class RedisState:
 
 
 class RedisJournal:
-    """The journal of one run, as search wants it."""
+    """The journal of one run, as search wants it. It outlasts a Redis that is away for a moment:
+    nothing is lost, and nothing appended twice where only the answer was lost."""
 
     def __init__(self, state: RedisState, run_id: str) -> None:
         self._state, self._run_id = state, run_id
 
     async def append(self, kind: str, **data: Any) -> None:
-        await self._state.append(self._run_id, {"kind": kind, "at": time.time(), **data})
+        entry = {"kind": kind, "at": time.time(), "token": uuid.uuid4().hex[:12], **data}
+        tried = False
+
+        async def once() -> None:
+            nonlocal tried
+            if tried and await self._state.has(self._run_id, entry["token"]):
+                return
+            tried = True
+            await self._state.append(self._run_id, entry)
+
+        await patiently(once)
 
     async def entries(self) -> list[dict[str, Any]]:
-        return await self._state.entries(self._run_id)
+        return await patiently(lambda: self._state.entries(self._run_id))
+
+
+async def patiently(call: Callable[[], Awaitable[T]]) -> T:
+    """What ``call`` gives, tried again for a minute where Redis is away. For what all the work of a
+    run stands behind; whoever answers a request says so at once instead."""
+    async for attempt in stamina.retry_context(on=_away, attempts=12, timeout=60.0):
+        with attempt:
+            return await call()
+    raise AssertionError("unreachable")
+
+
+def _away(error: Exception) -> bool:
+    return isinstance(error, StateError) and not isinstance(error, RunGone)
 
 
 def _run(run_id: str) -> str:

@@ -146,7 +146,10 @@ def _check_names(settings_cls: type[BaseSettings]) -> None:
     prefix = "PILOTFISH_"
     known = {*settings_cls.model_fields, "config", "url", "key"}  # the last two are the client's
     for name in os.environ:
-        if name.startswith(prefix) and name[len(prefix) :].split("__")[0].lower() not in known:
+        setting = name.removeprefix(prefix).split("__")[0].lower()
+        # Kubernetes tells pods of a service named pilotfish by PILOTFISH_SERVICE_HOST and its like
+        ours = name.startswith(prefix) and not setting.startswith(("service_", "port"))
+        if ours and setting not in known:
             raise SettingsError(f"{name} in the environment: there is no such setting")
 
 

@@ -98,10 +98,17 @@ def prompt_tokens_of(answer: dict[str, Any]) -> int:
 
 def beside_choices(answer: dict[str, Any]) -> dict[str, Any]:
     """What an answer, or a chunk of one, has beside what every answer has: fields that we do not
-    know, and the details of its usage."""
+    know, and the details of its usage. Raises: ``ValueError``."""
     usage = {k: v for k, v in (answer.get("usage") or {}).items() if k not in _COUNTS}
     other = {k: v for k, v in answer.items() if k not in _COMMON and v is not None}
-    return other | ({"usage": usage} if usage else {})
+    other |= {"usage": usage} if usage else {}
+    _check(other)
+    return other
+
+
+def _check(said: dict[str, Any]) -> None:
+    """Whether it can be given back. Raises: ``ValueError`` for NaN, or half of a surrogate pair."""
+    json.dumps(said, ensure_ascii=False, allow_nan=False).encode()
 
 
 def sample_of(
@@ -116,7 +123,7 @@ def sample_of(
 
     Raises: ``ValueError`` and its like for what is no choice of a chat completion.
     """
-    json.dumps(choice, ensure_ascii=False, allow_nan=False).encode()  # whether it can be given back
+    _check(choice)
     said = {name: value for name, value in choice["message"].items() if value not in (None, [])}
     content = (choice.get("logprobs") or {}).get("content")
     message = Message.model_validate({"role": "assistant", "content": None, **said})
@@ -124,7 +131,7 @@ def sample_of(
         raise ValueError(f"a choice of role {message.role}")
     _ = message.text  # whether its parts are text
     for call in message.tool_calls or []:
-        if not isinstance(call["function"]["name"], str):
+        if not isinstance(call.get("function", {"name": ""})["name"], str):
             raise TypeError("a tool call without a name")
         if not isinstance(call.get("id"), str | None):
             raise TypeError(f"the id of a tool call is {call['id']!r}")

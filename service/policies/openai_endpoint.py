@@ -34,6 +34,8 @@ STALE_WITHIN = 1.0
 """Seconds. One that breaks sooner was most likely closed already. Where it was not, asking again
 costs tokens and nothing else; later, it would cost too many."""
 
+LONGEST_LINE = 64 * 2**20
+
 
 class _Busy(Exception):
     """The endpoint did not take the request; nothing was generated."""
@@ -129,9 +131,7 @@ class OpenAIPolicy:
         body = body | {"stream": True, "stream_options": {"include_usage": True}}
         end = time.monotonic() + self.settings.timeout
         async with self._open(body) as response:
-            async for chunk in _events(response):
-                if time.monotonic() > end:  # a silent stream is httpx's to end; this one drips
-                    raise PolicyError(self._late)
+            async for chunk in _events(response, end, self._late):
                 if error := chunk.get("error"):
                     raise PolicyError(_told(error))
                 with _understood(chunk):
@@ -237,9 +237,16 @@ def _finished(
         choice = choices.setdefault(element["index"], Choice(element["index"]))
         choice.add(element)
         if element.get("finish_reason"):
-            whole = choice.finish()
-            samples.append(sample_of(whole, tokens=choice.tokens, prompt_tokens=prompt_tokens))
+            samples.append(_sample(choice, prompt_tokens))
     return samples
+
+
+def _sample(choice: Choice, prompt_tokens: int) -> Sample:
+    """A whole choice. One that is nonsense costs only itself."""
+    try:
+        return sample_of(choice.finish(), tokens=choice.tokens, prompt_tokens=prompt_tokens)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return Sample(index=choice.index, error=f"no choice of a chat completion: {error}")
 
 
 @contextmanager
@@ -256,20 +263,25 @@ def _told(error: Any) -> str:
     return str((error.get("message") if isinstance(error, dict) else None) or error)
 
 
-async def _lines(response: httpx.Response) -> AsyncIterator[str]:
+async def _lines(response: httpx.Response, end: float, late: str) -> AsyncIterator[str]:
     """Its lines. Not ``aiter_lines``, which also ends them at U+2028 and its like: those come
-    bare in JSON."""
+    bare in JSON. Raises: ``PolicyError``, saying ``late``, behind the time ``end``: a silent stream
+    is httpx's to end, but not one that drips."""
     rest = b""
     async for piece in response.aiter_bytes():
+        if time.monotonic() > end:
+            raise PolicyError(late)
         *whole, rest = (rest + piece).split(b"\n")
+        if len(rest) > LONGEST_LINE:
+            raise PolicyError(f"a line of more than {LONGEST_LINE} bytes in the stream")
         for line in whole:
             yield line.decode(errors="replace")
     yield rest.decode(errors="replace")
 
 
-async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+async def _events(response: httpx.Response, end: float, late: str) -> AsyncIterator[dict[str, Any]]:
     """The data of a stream of server-sent events, up to ``[DONE]``."""
-    async for line in _lines(response):
+    async for line in _lines(response, end, late):
         if not line.startswith("data:"):
             continue
         data = line[5:].strip()

@@ -67,7 +67,6 @@ async def cancel(run_id: str, context: InContext) -> RunView:
     ):
         await context.queue.cancel(run_id)
         await context.state.finish(run_id, "cancelled", {"error": None})
-        await context.state.journal(run_id).append("run_ended", status="cancelled")
     elif await context.state.move(run_id, "cancelling", after=("queued", "running")):
         await context.queue.cancel(run_id)
     return run_view(await _summary(context, run_id))

@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any
 
-import stamina
 import structlog
 from docket import Docket, Worker
 
@@ -22,7 +21,7 @@ from search.run import Run, RunResult
 from service.errors import api_error
 from service.metrics import RUNS, TRAJECTORIES, count_decision
 from service.parts import Parts
-from service.redis_state import RedisState, RunGone, StateError
+from service.redis_state import RedisState, RunGone, patiently
 from service.settings import Settings
 
 log = structlog.get_logger()
@@ -61,9 +60,13 @@ class RunQueue:
     async def cancel(self, run_id: str) -> None:
         """Take it out of the queue, or tell its worker to stop. Where that worker is gone, another
         is given the run when the lease is over, and finds that it is to be cancelled."""
-        await self.docket.cancel(run_id)
+        await self.tell(run_id)
         when = datetime.now(UTC) + self._lease
         await self.docket.add(_TASK, when=when, key=f"{run_id}:cancel")(run_id)
+
+    async def tell(self, run_id: str) -> None:
+        """Say to whichever worker executes it that the run is cancelled."""
+        await self.docket.cancel(run_id)
 
 
 async def _elsewhere(run_id: str) -> None:
@@ -127,21 +130,21 @@ class RunWorker:
 
     async def _execute(self, run_id: str) -> None:
         try:
-            request = RunRequest.model_validate_json(await self._state.request(run_id))
+            request = RunRequest.model_validate_json(
+                await patiently(lambda: self._state.request(run_id))
+            )
+            if not await patiently(lambda: self._started(run_id)):
+                return
         except RunGone:
             log.warning("run is gone")
             return
-        if not await self._state.move(run_id, "running", after=("queued", "running")):
-            if (await self._state.summary(run_id))["status"] == "cancelling":
-                await self._cancelled(run_id)
-            return
         RUNS.labels("started").inc()
         try:
-            result = await self._to_its_end(run_id, request)
+            result = await self._run(run_id, request)
         except asyncio.CancelledError:
             # A cancellation that nobody asked for is this worker's own end: another goes on.
             if (await asyncio.shield(self._state.summary(run_id)))["status"] == "cancelling":
-                await asyncio.shield(self._cancelled(run_id))
+                await asyncio.shield(self._finish(run_id, "cancelled", {"error": None}))
             raise
         except Exception as error:
             log.exception("run failed")
@@ -152,14 +155,14 @@ class RunWorker:
         for trajectory in result.trajectories:
             TRAJECTORIES.labels(trajectory.exit_status).inc()
 
-    async def _to_its_end(self, run_id: str, request: RunRequest) -> RunResult:
-        """Where Redis was away for a moment, the run goes on from its journal."""
-        async for attempt in stamina.retry_context(
-            on=_away, attempts=8, timeout=None, wait_max=10.0
-        ):
-            with attempt:
-                return await self._run(run_id, request)
-        raise AssertionError("unreachable")
+    async def _started(self, run_id: str) -> bool:
+        """Whether the run is to be executed, and not to be cancelled or ended."""
+        if await self._state.move(run_id, "running", after=("queued", "running")):
+            return True
+        if (await self._state.summary(run_id))["status"] == "cancelling":
+            await self._queue.tell(run_id)  # its worker may be there, and not have heard it
+            await self._finish(run_id, "cancelled", {"error": None})
+        return False
 
     async def _run(self, run_id: str, request: RunRequest) -> RunResult:
         run = Run(
@@ -173,17 +176,9 @@ class RunWorker:
         )
         return await run.run()
 
-    async def _cancelled(self, run_id: str) -> None:
-        await self._finish(run_id, "cancelled", {"error": None})
-
     async def _finish(self, run_id: str, status: str, result: dict[str, Any]) -> None:
-        # All the work of a run stands behind this: a Redis that is away for a moment must not leave
-        # it running for ever.
-        async for attempt in stamina.retry_context(on=_away, attempts=10, timeout=60.0):
-            with attempt:
-                await self._state.finish(run_id, status, result)
-                await self._state.journal(run_id).append("run_ended", status=status, **result)
-        RUNS.labels(status).inc()
+        if await patiently(lambda: self._state.finish(run_id, status, result)):
+            RUNS.labels(status).inc()
 
 
 class _Counting:
@@ -206,11 +201,6 @@ def _outcome(result: RunResult) -> dict[str, Any]:
         "usage": result.usage.model_dump(),
         "error": None,
     }
-
-
-def _away(error: Exception) -> bool:
-    cause = _cause(error)
-    return isinstance(cause, StateError) and not isinstance(cause, RunGone)
 
 
 def _cause(error: Exception) -> Exception:

@@ -91,11 +91,16 @@ async def test_json_is_all_that_is_printed(cli):
 async def test_a_strategy_file_is_changed_by_options(cli):
     plan = {"lookahead": {"k": 1}, "selection": {"n": 3}, "rollout": {"max_steps": 7}}
     (cli.folder / "plan.json").write_text(json.dumps(plan))
-    _, out, _ = await cli("run", "task.json", "-s", "plan.json", "-n", 1, "--json", "--no-wait")
+    _, out, _ = await cli(
+        *("run", "task.json", "-s", "plan.json", "-n", 1, "--tokens", 900, "--max-tokens", 50),
+        *("--json", "--no-wait"),
+    )
     strategy = json.loads(out)["strategy"]
     assert strategy["lookahead"]["k"] == 1
     assert strategy["selection"]["n"] == 1
     assert strategy["rollout"]["max_steps"] == 7
+    assert strategy["budget"]["tokens"] == 900
+    assert strategy["lookahead"]["sampling"]["max_tokens"] == 50
 
 
 async def test_a_state_is_scored(cli):
@@ -173,6 +178,7 @@ async def test_ctrl_c_is_that_also_where_cancelling_fails(cli):
         (["run", "nofile.json"], 2, "cannot read nofile.json"),
         (["run", "task.json", "-k", "0"], 2, "the strategy: lookahead.k"),
         (["run", "task.json", "--bogus"], 2, "No such option"),
+        (["run", "task.json", "--tokens", "9"], 2, "needs lookahead.sampling.max_tokens"),
         (["run", "task.json", "--model", "nobody"], 4, "there is no model 'nobody'"),
         (["runs", "show", "nope"], 4, "there is no run 'nope'"),
         (["score", "task.json"], 2, 'neither "messages" nor "steps"'),

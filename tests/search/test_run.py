@@ -178,13 +178,14 @@ async def test_what_the_infrastructure_failed_is_not_selected():
     assert (result.selected, result.ranking, result.reason) == (None, [], "none")
 
 
-async def test_a_sandbox_that_cannot_be_closed_costs_nothing_that_was_done():
+@pytest.mark.parametrize("error", [SandboxLost("the server is away"), OSError("busy")])
+async def test_a_sandbox_that_cannot_be_closed_costs_nothing_that_was_done(error):
     class Sticky(FakeSandboxes):
         @asynccontextmanager
         async def start(self, task, *, labels=None):
             async with super().start(task, labels=labels) as sandbox:
                 yield sandbox
-            raise SandboxLost("the server is away")
+            raise error
 
     run = make_run(FakePolicy(THREE_TURNS), sandboxes=Sticky(respond), lookahead=ONE)
     [trajectory] = (await run.run()).trajectories

@@ -150,6 +150,32 @@ async def test_nonsense_in_a_stream_is_the_policys_failure(chunk):
         await policy.close()
 
 
+async def test_one_choice_of_nonsense_costs_only_itself():
+    bad = [{"id": "c", "type": "function", "function": {"name": 5, "arguments": ""}}]
+    async with upstream() as up:
+        policy = OpenAIPolicy("p", EndpointPolicy(url=up.url, model="m", timeout=20))
+        up.messages = [{"content": "", "tool_calls": bad}, {"content": "a"}, {"content": "b"}]
+        samples = await asyncio.wait_for(sampled(policy, 3), 10)
+        assert [s.message and s.message.text for s in samples] == [None, "a", "b"]
+        assert "no choice of a chat completion" in samples[0].error
+        await policy.close()
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("beside", ["\ud800", float("nan")])
+async def test_nonsense_beside_the_choices_is_the_policys_failure(n, beside):
+    async with upstream() as up:
+        policy = OpenAIPolicy("p", EndpointPolicy(url=up.url, model="m", timeout=20))
+        choices = [{"index": 0, "message": {"content": "a"}}] if n == 1 else []
+        chunk = json.dumps({"choices": choices, "extra": beside})
+        whole = Response(chunk, media_type="application/json")
+        stream = Response(f"data: {chunk}\n\n", media_type="text/event-stream")
+        up.broken[0] = whole if n == 1 else stream
+        with pytest.raises(PolicyError, match="not a chat completion"):
+            await asyncio.wait_for(sampled(policy, n), 10)
+        await policy.close()
+
+
 async def test_a_request_that_breaks_in_an_unforeseen_way_costs_its_own_sample(monkeypatch):
     async with upstream() as up:
         policy = OpenAIPolicy("p", EndpointPolicy(url=up.url, model="m", timeout=20, n=False))
@@ -169,10 +195,11 @@ async def test_a_request_that_breaks_in_an_unforeseen_way_costs_its_own_sample(m
 
 
 @pytest.mark.parametrize("n", [1, 2])
-async def test_an_answer_that_drips_for_ever_ends_at_the_timeout(n):
+@pytest.mark.parametrize("drop", ['data: {"choices": []}\n\n', ": wait\n\n", "."])
+async def test_an_answer_that_drips_for_ever_ends_at_the_timeout(n, drop):
     async def drip():
         while True:
-            yield 'data: {"choices": []}\n\n'
+            yield drop
             await asyncio.sleep(0.02)
 
     async with upstream() as up:

@@ -66,7 +66,7 @@ async def test_a_run_ends_though_redis_is_away_for_a_moment(service, monkeypatch
         if len(failures) < 2:
             failures.append(status)
             raise StateError("Redis: connection refused")
-        await finish(run_id, status, result)
+        return await finish(run_id, status, result)
 
     monkeypatch.setattr(state, "finish", away)
     run = await client.run(TASK, TWO)
@@ -221,29 +221,63 @@ async def test_a_run_whose_worker_is_gone_can_be_cancelled(abandoned):
     run_id, settings = abandoned
     async with serving(create_app(settings(worker=False))) as url, AsyncPilotfish(url) as client:
         assert (await client.cancel_run(run_id)).status == "cancelling"
-    async with serving(create_app(settings())) as url, AsyncPilotfish(url) as client:
+    app = create_app(settings())
+    async with serving(app) as url, AsyncPilotfish(url) as client:
         ended = await asyncio.wait_for(client.wait(run_id), 20)
         assert ended.status == "cancelled"
-        kinds = [event.kind async for event in client.events(run_id)]
+        kinds = [entry["kind"] for entry in await app.state.context.state.entries(run_id)]
         assert kinds.count("run_ended") == 1
 
 
-async def test_a_run_goes_on_from_its_journal_where_redis_was_away(service, monkeypatch):
+@pytest.mark.parametrize("applied", [False, True])
+async def test_nothing_is_lost_or_doubled_where_redis_is_away(service, monkeypatch, applied):
+    """``applied``: the entry was appended, and only the answer was lost."""
     app, client = service
     state, failures = app.state.context.state, []
     append = state.append
 
     async def away(run_id, entry):
-        if entry["kind"] == "observed" and len(failures) < 2:
-            failures.append(entry)
+        if entry["kind"] not in failures:
+            failures.append(entry["kind"])
+            if applied:
+                await append(run_id, entry)
             raise StateError("Redis: connection refused")
         return await append(run_id, entry)
 
     monkeypatch.setattr(state, "append", away)
+    run = await client.run(TASK, Strategy(lookahead=Lookahead(k=2)))
+    assert (run.status, [t.exit_status for t in run.trajectories]) == ("succeeded", ["Submitted"])
+    kinds = [entry["kind"] for entry in await state.entries(run.id)]
+    assert kinds == [
+        "trajectory_started", "sandbox_started", "decided", "observed", "decided",
+        "trajectory_ended", "selected", "run_ended",
+    ]  # fmt: skip
+    assert len(failures) == 6
+
+
+async def test_a_run_begins_though_redis_was_away(service, monkeypatch):
+    app, client = service
+    state = app.state.context.state
+    for name in ("request", "move"):
+        inner, failed = getattr(state, name), []
+
+        async def away(*args, inner=inner, failed=failed, **options):
+            if not failed:
+                failed.append(args)
+                raise StateError("Redis: connection refused")
+            return await inner(*args, **options)
+
+        monkeypatch.setattr(state, name, away)
+    assert (await client.run(TASK, TWO)).status == "succeeded"
+
+
+async def test_a_run_ends_once(service):
+    app, client = service
+    state = app.state.context.state
     run = await client.run(TASK, TWO)
-    assert run.status == "succeeded"
-    assert len(failures) == 2
-    assert [t.exit_status for t in run.trajectories].count("Submitted") == 2
+    assert not await state.finish(run.id, "cancelled", {"error": None})
+    assert (await client.get_run(run.id)).status == "succeeded"
+    assert [e["kind"] for e in await state.entries(run.id)].count("run_ended") == 1
 
 
 async def test_a_run_that_nothing_can_be_selected_from_has_failed(service):

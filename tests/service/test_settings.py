@@ -51,6 +51,12 @@ def test_a_misspelt_variable_is_refused(monkeypatch):
         Settings()
 
 
+def test_what_kubernetes_tells_of_a_service_of_our_name_is_no_setting(monkeypatch):
+    monkeypatch.setenv("PILOTFISH_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("PILOTFISH_PORT_8700_TCP", "tcp://10.0.0.1:8700")
+    Settings()
+
+
 @pytest.mark.parametrize(
     "text", ["lookahead_k: 0", "colour: red", "policies: {p: {type: telepathy}}", "lease: 0.1"]
 )
@@ -68,7 +74,8 @@ def test_a_wrong_setting_is_refused(yaml_file, text):
         (None, "which is no file"),
         ("- 1", "is no YAML file of settings"),
         ("critics: {c: {type: torch, checkpoint: /nowhere}}", "has no config.json"),
-        ("redis_url: redis://127.0.0.1:1/0", "Redis does not answer at redis://127.0.0.1:1/0"),
+        ("redis_url: redis://:secret@127.0.0.1:1/0", "Redis does not answer at 127.0.0.1:1/0"),
+        ("redis_url: nowhere", "redis_url: Redis URL must specify one of the following schemes"),
     ],
 )
 def test_a_wrong_setting_is_one_line_on_the_command_line(

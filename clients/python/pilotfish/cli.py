@@ -90,7 +90,10 @@ def run(
     ] = None,
     k: Annotated[int | None, typer.Option("-k", help="Candidates a step.")] = None,
     n: Annotated[int | None, typer.Option("-n", help="Trajectories.")] = None,
-    tokens: Annotated[int | None, typer.Option(help="Budget: tokens.")] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="Budget: tokens. Needs --max-tokens too.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Tokens of a candidate, at most.")] = None,
     seconds: Annotated[float | None, typer.Option(help="Budget: seconds.")] = None,
     until_submitted: Annotated[
         bool, typer.Option("--until-submitted", help="Try again what does not submit.")
@@ -107,7 +110,7 @@ def run(
 ) -> None:
     """Run a task: N attempts in sandboxes, each step the best of K."""
     client: Pilotfish = context.obj
-    plan = _plan(strategy, k, n, tokens, seconds, until_submitted, seed)
+    plan = _plan(strategy, k, n, tokens, max_tokens, seconds, until_submitted, seed)
     options = {"model": model, "critic": critic, "sandbox": sandbox}
     given = {name: value for name, value in options.items() if value is not None}
     asked = _read(Task, task)
@@ -138,26 +141,29 @@ def _plan(
     k: int | None,
     n: int | None,
     tokens: int | None,
+    max_tokens: int | None,
     seconds: float | None,
     until_submitted: bool,
     seed: int | None,
 ) -> Strategy:
     """The strategy of the file, with what the options say in its place."""
-    plan: dict[str, Any] = {} if strategy is None else _json(strategy)
-    changes: list[tuple[str, str | None, Any]] = [
-        ("lookahead", "k", k),
-        ("selection", "n", n),
-        ("selection", "until_submitted", until_submitted or None),
-        ("budget", "tokens", tokens),
-        ("budget", "seconds", seconds),
-        ("seed", None, seed),
-    ]
-    for part, field, value in changes:
-        if value is not None and field is None:
-            plan[part] = value
-        elif value is not None and field is not None:
-            given = _valid(Strategy, plan, "the strategy").model_dump(exclude_unset=True)
-            plan[part] = {**given.get(part, {}), field: value}
+    written = {} if strategy is None else _json(strategy)
+    plan = _valid(Strategy, written, "the strategy").model_dump(exclude_unset=True)
+    changes = {
+        ("lookahead", "k"): k,
+        ("lookahead", "sampling", "max_tokens"): max_tokens,
+        ("selection", "n"): n,
+        ("selection", "until_submitted"): until_submitted or None,
+        ("budget", "tokens"): tokens,
+        ("budget", "seconds"): seconds,
+        ("seed",): seed,
+    }
+    for (*parts, field), value in changes.items():
+        if value is not None:
+            place: dict[str, Any] = plan
+            for part in parts:
+                place = place.setdefault(part, {})
+            place[field] = value
     return _valid(Strategy, plan, "the strategy")
 
 

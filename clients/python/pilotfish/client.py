@@ -212,7 +212,8 @@ def _asked(response: httpx.Response) -> float | None:
 
 def _pause(attempt: int, asked: float | None) -> float:
     """Seconds before another attempt: what the service asks for, else 0.2, 0.4... 6.4."""
-    return min(asked, 30.0) if asked is not None else 0.2 * float(2 ** min(attempt, 5))
+    own = 0.2 * float(2 ** min(attempt, 5))
+    return own if asked is None else min(max(asked, 0.2), 30.0)
 
 
 class _Patience:
