@@ -6,6 +6,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest
+# One more than cores: many tests wait.
+WORKERS := $(shell expr $$(nproc) + 1)
 
 .PHONY: help setup demo test test-fast test-slow test-vllm lint experiment retrain bench-step lock clean
 
@@ -19,10 +21,10 @@ demo: setup ## Watch an agent fix held-out bugs, alone and guided (about 12 minu
 
 test: setup lint test-fast test-slow test-vllm ## All tests
 
-test-fast: .venv/done ## Tests that need no vLLM and not all tasks
-	$(PYTEST) -q -n auto --dist loadfile -m "not vllm and not slow"
+test-fast: .venv/done ## Tests that need no vLLM, all tasks or hostile commands
+	$(PYTEST) -q -n $(WORKERS) --dist loadfile -m "not vllm and not slow"
 
-test-slow: .venv/done ## Those that draw all of the demo's tasks
+test-slow: .venv/done ## Those that draw all of the demo's tasks, or do their worst to a sandbox
 	$(PYTEST) -q -m "slow and not vllm"
 
 test-vllm: setup ## End-to-end tests on real vLLM, started once

@@ -20,6 +20,7 @@ from service.local.process import ProcessId
 from service.sandboxes.bubblewrap import BubblewrapProvider
 from service.sandboxes.swerex import SwerexSandbox
 
+pytestmark = pytest.mark.slow
 MIB = 2**20
 
 
