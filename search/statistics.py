@@ -74,7 +74,8 @@ def best_of(outcomes: ArrayLike, scores: ArrayLike, n: int) -> float:
 def best_of_each(outcomes: ArrayLike, scores: ArrayLike, n: int) -> Table:
     """``best_of`` of every task, (tasks,). Exact: the j-th best of M is the best of the draw with
     probability C(M-j, n-1) / C(M, n). Attempts of equal score share their probability, so their
-    order in the table does not matter.
+    order in the table does not matter. Raises: ``ValueError`` for tables of different shapes, or n
+    outside 1 to the number of attempts.
     """
     array, score = table(outcomes), table(scores)
     if array.shape != score.shape:
@@ -154,7 +155,8 @@ def best_interval(
 ) -> Estimate:
     """``best_of`` with its interval; with ``relative_to``, as a ratio to the success of those
     outcomes over the same tasks. Attempts are resampled for n = 1 only: what is expected of n
-    draws from a task's attempts cannot be had from attempts that were drawn twice.
+    draws from a task's attempts cannot be had from attempts that were drawn twice. ``options`` and
+    errors are those of ``bootstrap`` and ``best_of_each``.
     """
     each = outcomes if n == 1 else best_of_each(outcomes, scores, n)[:, None]
     common = {"resample_attempts": n == 1, **options}

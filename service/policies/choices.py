@@ -7,6 +7,7 @@ arguments of tools are joined, every other field is taken as it came.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from pilotfish import Message
@@ -102,12 +103,13 @@ def beside_choices(answer: dict[str, Any]) -> dict[str, Any]:
     usage = {k: v for k, v in (answer.get("usage") or {}).items() if k not in _COUNTS}
     other = {k: v for k, v in answer.items() if k not in _COMMON and v is not None}
     other |= {"usage": usage} if usage else {}
-    _check(other)
+    if other:  # most chunks have nothing
+        _check(other)
     return other
 
 
 def _check(said: dict[str, Any]) -> None:
-    """Whether it can be given back. Raises: ``ValueError`` for NaN, or half of a surrogate pair."""
+    """Whether it can be given back. Raises: ``ValueError`` for NaN or half of a surrogate pair."""
     json.dumps(said, ensure_ascii=False, allow_nan=False).encode()
 
 
@@ -123,13 +125,16 @@ def sample_of(
 
     Raises: ``ValueError`` and its like for what is no choice of a chat completion.
     """
-    _check(choice)
+    _check({name: value for name, value in choice.items() if name != "logprobs"})  # they are long
     said = {name: value for name, value in choice["message"].items() if value not in (None, [])}
     content = (choice.get("logprobs") or {}).get("content")
     message = Message.model_validate({"role": "assistant", "content": None, **said})
     if message.role != "assistant":
         raise ValueError(f"a choice of role {message.role}")
     _ = message.text  # whether its parts are text
+    logprob = sum(token["logprob"] for token in content) if content else None
+    if logprob is not None and not math.isfinite(logprob):
+        raise ValueError(f"a log-probability of {logprob}")
     for call in message.tool_calls or []:
         if not isinstance(call.get("function", {"name": ""})["name"], str):
             raise TypeError("a tool call without a name")
@@ -138,7 +143,7 @@ def sample_of(
     return Sample(
         index=choice["index"],
         message=message,
-        logprob=sum(token["logprob"] for token in content) if content else None,
+        logprob=logprob,
         tokens=len(content) if content else tokens,
         prompt_tokens=prompt_tokens,
         finish_reason=choice.get("finish_reason"),

@@ -89,7 +89,8 @@ async def test_json_is_all_that_is_printed(cli):
 
 
 async def test_a_strategy_file_is_changed_by_options(cli):
-    plan = {"lookahead": {"k": 1}, "selection": {"n": 3}, "rollout": {"max_steps": 7}}
+    plan = {"lookahead": {"k": 1}, "selection": {"n": 3}, "rollout": {"max_steps": 7},
+            "budget": {"tokens": 800}}  # fmt: skip
     (cli.folder / "plan.json").write_text(json.dumps(plan))
     _, out, _ = await cli(
         *("run", "task.json", "-s", "plan.json", "-n", 1, "--tokens", 900, "--max-tokens", 50),
@@ -161,7 +162,7 @@ async def test_ctrl_c_is_that_also_where_cancelling_fails(cli):
             return JSONResponse({}, 500)
         if request.method == "GET":
             asked.set()
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         return JSONResponse(MADE, 202)
 
     async with serving(Starlette(routes=[Route("/{p:path}", answer, methods=METHODS)])) as url:

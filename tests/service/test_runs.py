@@ -155,42 +155,11 @@ async def test_runs_are_listed_newest_first_by_pages(service):
         await client.wait(run_id)
 
 
-async def test_a_worker_that_stops_leaves_its_run_to_another(redis_url):
-    def settings():
-        return Settings(
-            policies={"p": FakePolicySettings(type="fake", says=["x"])},
-            sandboxes={"fake": FakeSandboxSettings(type="fake")},
-            redis_url=redis_url,
-            lease=1.5,
-        )
-
-    sandboxes = FakeSandboxes(lambda command: "", outlive=True)
-    reached = asyncio.Event()
-
-    class Stuck(FakePolicy):
-        async def sample(self, state, n, sampling, *, session=None):
-            reached.set()
-            await asyncio.Event().wait()
-            yield
-
-    first = create_app(settings())
-    async with serving(first) as url, AsyncPilotfish(url) as client:
-        first.state.context.parts.policies["p"] = Stuck(TURNS, name="p")
-        first.state.context.parts.sandboxes["fake"] = sandboxes
-        run = await client.create_run(TASK, Strategy(lookahead=Lookahead(k=1)))
-        await asyncio.wait_for(reached.wait(), 10)
-    second = create_app(settings())
-    async with serving(second) as url, AsyncPilotfish(url) as client:
-        second.state.context.parts.policies["p"] = FakePolicy(TURNS, name="p")
-        second.state.context.parts.sandboxes["fake"] = sandboxes
-        ended = await asyncio.wait_for(client.wait(run.id), 30)
-        assert ended.status == "succeeded"
-        assert len([t for t in ended.trajectories if t.exit_status == "Submitted"]) == 1
-
-
 @pytest.fixture
 async def abandoned(redis_url):
-    """A running run whose worker is gone, and settings of a process that can take it up."""
+    """A running run whose worker is gone, settings of a process that can take it up, and the
+    sandboxes that it finds again."""
+    sandboxes = FakeSandboxes(lambda command: "", outlive=True)
 
     def settings(**changes):
         return Settings(
@@ -212,13 +181,25 @@ async def abandoned(redis_url):
     app = create_app(settings())
     async with serving(app) as url, AsyncPilotfish(url) as client:
         app.state.context.parts.policies["p"] = Stuck(TURNS, name="p")
+        app.state.context.parts.sandboxes["fake"] = sandboxes
         run = await client.create_run(TASK, Strategy(lookahead=Lookahead(k=1)))
         await asyncio.wait_for(reached.wait(), 10)
-    return run.id, settings
+    return run.id, settings, sandboxes
+
+
+async def test_a_worker_that_stops_leaves_its_run_to_another(abandoned):
+    run_id, settings, sandboxes = abandoned
+    app = create_app(settings())
+    async with serving(app) as url, AsyncPilotfish(url) as client:
+        app.state.context.parts.policies["p"] = FakePolicy(TURNS, name="p")
+        app.state.context.parts.sandboxes["fake"] = sandboxes
+        ended = await asyncio.wait_for(client.wait(run_id), 30)
+        assert ended.status == "succeeded"
+        assert len([t for t in ended.trajectories if t.exit_status == "Submitted"]) == 1
 
 
 async def test_a_run_whose_worker_is_gone_can_be_cancelled(abandoned):
-    run_id, settings = abandoned
+    run_id, settings, _ = abandoned
     async with serving(create_app(settings(worker=False))) as url, AsyncPilotfish(url) as client:
         assert (await client.cancel_run(run_id)).status == "cancelling"
     app = create_app(settings())

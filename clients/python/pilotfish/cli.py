@@ -147,8 +147,7 @@ def _plan(
     seed: int | None,
 ) -> Strategy:
     """The strategy of the file, with what the options say in its place."""
-    written = {} if strategy is None else _json(strategy)
-    plan = _valid(Strategy, written, "the strategy").model_dump(exclude_unset=True)
+    plan: dict[str, Any] = {} if strategy is None else _json(strategy)
     changes = {
         ("lookahead", "k"): k,
         ("lookahead", "sampling", "max_tokens"): max_tokens,
@@ -160,9 +159,11 @@ def _plan(
     }
     for (*parts, field), value in changes.items():
         if value is not None:
-            place: dict[str, Any] = plan
+            place = plan
             for part in parts:
                 place = place.setdefault(part, {})
+                if not isinstance(place, dict):  # the file is wrong there, and that is what is told
+                    return _valid(Strategy, plan, "the strategy")
             place[field] = value
     return _valid(Strategy, plan, "the strategy")
 
