@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from critic.errors import CriticInputError
+from pilotfish.errors import first_wrong
 from pilotfish.trajectory import SCHEMA_VERSION, Trajectory
 
 __all__ = ["SCHEMA_VERSION", "Trajectory", "read_trajectories", "write_trajectories"]
@@ -28,9 +29,8 @@ def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
             try:
                 yield Trajectory.model_validate_json(line)
             except ValidationError as error:
-                first = error.errors()[0]
-                where = ".".join(map(str, first["loc"])) or "the line"
-                raise CriticInputError(f"{path}:{number}: {where}: {first['msg']}") from error
+                told = first_wrong(error.errors())[1]
+                raise CriticInputError(f"{path}:{number}: {told}") from error
 
 
 def write_trajectories(path: str | Path, trajectories: Iterable[Trajectory]) -> int:

@@ -18,6 +18,7 @@ from rich.markup import escape
 from yaml import YAMLError
 
 from critic.errors import CriticInputError
+from pilotfish.errors import first_wrong
 from search.errors import SearchError
 from service.app import check, create_app
 from service.local.stack import StackSettings, local_stack
@@ -99,9 +100,7 @@ def main() -> None:
     except (SettingsError, YAMLError) as error:
         _fail(str(error), 2)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        _fail(f"setting {where}: {first['msg']}", 2)
+        _fail(f"setting {first_wrong(error.errors())[1]}", 2)
 
 
 def _fail(message: str, code: int) -> NoReturn:

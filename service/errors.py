@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic_core import PydanticSerializationError
 from starlette.exceptions import HTTPException
 
+from pilotfish.errors import first_wrong
 from search.errors import (
     ContextTooLong,
     CriticError,
@@ -93,6 +94,11 @@ def told(error: Exception, **where: str) -> ApiError:
     return answer
 
 
+def _without_body(error: dict[str, Any]) -> dict[str, Any]:
+    """Callers know their fields, not that FastAPI calls where they are ``body``."""
+    return error | {"loc": [part for part in error["loc"] if part != "body"]}
+
+
 def install(app: FastAPI) -> None:
     """Answer every exception of ``app`` in this shape."""
 
@@ -102,9 +108,7 @@ def install(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "body")
-        message = f"{where}: {first['msg']}" if where else str(first["msg"])
+        where, message = first_wrong([_without_body(found) for found in error.errors()])
         known = ApiError(400, message, param=where or None, code="invalid_value")
         return JSONResponse(known.body, known.status)
 

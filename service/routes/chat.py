@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.types import Receive, Scope, Send
 
 from pilotfish import Decision, Message
+from pilotfish.errors import first_wrong
 from pilotfish.strategy import Lookahead, Sampling
 from service.errors import ApiError, told
 from service.policies.openai_endpoint import OpenAIPolicy
@@ -100,9 +101,8 @@ def understand(body: dict[str, Any], request: Request, context: Context) -> Chat
     try:
         messages = _MESSAGES.validate_python(body.get("messages"))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, ("messages", *first["loc"])))
-        raise ApiError(400, f"{where}: {first['msg']}", param=where) from error
+        where, message = first_wrong(error.errors(), "messages")
+        raise ApiError(400, message, param=where) from error
     if not messages:
         raise ApiError(400, "messages: at least one is needed", param="messages")
     n = 1 if body.get("n") is None else body["n"]
@@ -150,9 +150,8 @@ def _options(given: Any, request: Request) -> GuideOptions:
     try:
         return GuideOptions.model_validate(merged)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, ("pilotfish", *first["loc"])))
-        raise ApiError(400, f"{where}: {first['msg']}", param=where) from error
+        where, message = first_wrong(error.errors(), "pilotfish")
+        raise ApiError(400, message, param=where) from error
 
 
 def _lookahead(call: ChatCall) -> Lookahead:

@@ -179,7 +179,7 @@ async def test_ctrl_c_is_that_also_where_cancelling_fails(cli):
         (["run", "nofile.json"], 2, "cannot read nofile.json"),
         (["run", "task.json", "-k", "0"], 2, "the strategy: lookahead.k"),
         (["run", "task.json", "--bogus"], 2, "No such option"),
-        (["run", "task.json", "--tokens", "9"], 2, "needs lookahead.sampling.max_tokens"),
+        (["run", "task.json", "--tokens", "9"], 2, "the strategy: budget.tokens needs lookahead"),
         (["run", "task.json", "--model", "nobody"], 4, "there is no model 'nobody'"),
         (["runs", "show", "nope"], 4, "there is no run 'nope'"),
         (["score", "task.json"], 2, 'neither "messages" nor "steps"'),

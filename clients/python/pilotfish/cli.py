@@ -33,6 +33,7 @@ from pilotfish.errors import (
     PilotfishError,
     RequestTimeout,
     UnexpectedAnswer,
+    first_wrong,
 )
 from pilotfish.strategy import Strategy
 from pilotfish.task import Task
@@ -404,9 +405,7 @@ def _valid(kind: type[Record], value: dict[str, Any], where: str) -> Record:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        first = error.errors()[0]
-        told = [where, ".".join(str(part) for part in first["loc"]), first["msg"]]
-        raise InputError(": ".join(part for part in told if part)) from error
+        raise InputError(f"{where}: {first_wrong(error.errors())[1]}") from error
 
 
 def _check_writable(out: Path) -> None:

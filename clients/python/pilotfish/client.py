@@ -42,6 +42,7 @@ from pilotfish.errors import (
     RequestTimeout,
     UnexpectedAnswer,
     error_of,
+    first_wrong,
 )
 from pilotfish.messages import Message
 from pilotfish.strategy import Lookahead, Strategy
@@ -109,9 +110,7 @@ def _body(kind: type[Reply], fields: dict[str, Any]) -> Reply:
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        told = f"{where}: {first['msg']}" if where else first["msg"]
+        where, told = first_wrong(error.errors())
         raise BadRequest(told, status=400, param=where or None) from error
 
 

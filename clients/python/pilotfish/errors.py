@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -83,6 +84,15 @@ _BY_STATUS: dict[int, type[ApiStatusError]] = {
     422: BadRequest,
     429: Overloaded,
 }
+
+
+def first_wrong(errors: Sequence[Any], *within: str) -> tuple[str, str]:
+    """The field that the first of Pydantic's ``errors()`` is about (empty: the whole value), and a
+    line that says what is wrong with it. ``within`` is where the value itself stands."""
+    first = errors[0]
+    where = ".".join(map(str, (*within, *first["loc"])))
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return where, f"{where}: {message}" if where else message
 
 
 def error_of(status: int, body: Any, retry_after: float | None = None) -> ApiStatusError:
