@@ -15,6 +15,7 @@ import base64
 import signal
 import time
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -96,14 +97,14 @@ async def run(demo: Demo, tasks: list[Task], *, minutes: float, at_once: int, sc
         logs=demo.out / "logs",
         service={"concurrent_runs": 2 * at_once},
     )
-    with screen.status("") as status:
-        context = local_stack(stack, report=lambda text: status.update(f"{text} (about a minute)"))
-        up = await context.__aenter__()
-    try:
-        async with AsyncPilotfish(up.url) as client:
-            await rounds(demo, client, tasks, minutes=minutes, at_once=at_once, screen=screen)
-    finally:
-        await context.__aexit__(None, None, None)
+    async with AsyncExitStack() as started:
+        with screen.status("") as status:
+            starting = local_stack(
+                stack, report=lambda text: status.update(f"{text} (about a minute)")
+            )
+            up = await started.enter_async_context(starting)
+        client = await started.enter_async_context(AsyncPilotfish(up.url))
+        await rounds(demo, client, tasks, minutes=minutes, at_once=at_once, screen=screen)
 
 
 async def rounds(demo: Demo, client: AsyncPilotfish, tasks: list[Task], *, minutes: float,
