@@ -61,7 +61,8 @@ class VllmCriticSettings(_Part):
     """The folder that it serves: its tokenizer and ``critic.json`` are read from here."""
     key: SecretStr | None = None
     timeout: float = Field(default=120.0, gt=0)
-    max_connections: int = Field(default=512, ge=1)
+    max_connections: int = Field(default=16, ge=1)
+    """What waits for one is sent together, so few are enough; each costs the client something."""
 
 
 class TorchCriticSettings(_Part):

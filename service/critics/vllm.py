@@ -17,6 +17,8 @@ from critic.checkpoint import read_card, read_renderer
 from critic.errors import CriticInputError
 from pilotfish import Message
 from search.errors import CriticError, CriticRefused
+from service.critics.together import Together
+from service.endpoint import client_of
 from service.settings import VllmCriticSettings
 
 _BROKEN = (httpx.ConnectError, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
@@ -31,17 +33,11 @@ class VllmCritic:
         self.name, self.settings = name, settings
         self.card = read_card(settings.checkpoint)
         self.renderer = read_renderer(settings.checkpoint, self.card)
-        headers = {}
-        if settings.key is not None:
-            headers["Authorization"] = f"Bearer {settings.key.get_secret_value()}"
-        self.client = httpx.AsyncClient(
-            base_url=settings.url.rstrip("/"),
-            headers=headers,
-            timeout=httpx.Timeout(settings.timeout, connect=10.0),
-            limits=httpx.Limits(max_connections=settings.max_connections),
-        )
+        self.client = client_of(settings)
+        self._classify = Together(self._request, settings.max_connections)
 
     async def close(self) -> None:
+        await self._classify.close()
         await self.client.aclose()
 
     async def warm(self, state: Sequence[Message], *, session: str | None = None) -> None:
@@ -74,7 +70,7 @@ class VllmCritic:
         except CriticInputError as error:
             raise CriticRefused(str(error)) from error
 
-    async def _classify(self, rows: list[list[int]]) -> list[float]:
+    async def _request(self, rows: list[list[int]]) -> list[float]:
         body = {"model": self.settings.model, "input": rows, "use_activation": False}
         try:
             response = await self._post(body)

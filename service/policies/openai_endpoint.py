@@ -22,17 +22,15 @@ from pilotfish import Message
 from pilotfish.strategy import Sampling
 from search.contracts import Sample
 from search.errors import ContextTooLong, PolicyError, PolicyRefused
+from service.endpoint import client_of
 from service.policies.choices import Choice, beside_choices, prompt_tokens_of, sample_of
 from service.settings import EndpointPolicy
 
 _TOO_LONG = re.compile(r"context length|context_length|max_model_len|too many tokens", re.I)
 _RETRIED = (408, 429, 502, 503, 504)
-KEPT_FOR = 2.0
-"""Seconds for which an idle connection is used again. Servers close theirs after 5 and more; one
-that is closed while a request is on its way loses it."""
 STALE_WITHIN = 1.0
-"""Seconds. One that breaks sooner was most likely closed already. Where it was not, asking again
-costs tokens and nothing else; later, it would cost too many."""
+"""Seconds. A connection that breaks sooner was most likely closed already. Where it was not, asking
+again costs tokens and nothing else; later, it would cost too many."""
 
 LONGEST_LINE = 64 * 2**20
 
@@ -46,17 +44,7 @@ class OpenAIPolicy:
 
     def __init__(self, name: str, settings: EndpointPolicy) -> None:
         self.name, self.settings = name, settings
-        headers = {}
-        if settings.key is not None:
-            headers["Authorization"] = f"Bearer {settings.key.get_secret_value()}"
-        self.client = httpx.AsyncClient(
-            base_url=settings.url.rstrip("/"),
-            headers=headers,
-            timeout=httpx.Timeout(settings.timeout, connect=10.0),
-            limits=httpx.Limits(
-                max_connections=settings.max_connections, keepalive_expiry=KEPT_FOR
-            ),
-        )
+        self.client = client_of(settings)
 
     async def close(self) -> None:
         await self.client.aclose()
