@@ -36,7 +36,7 @@ lint: .venv/done ## ruff, mypy, layers
 	$(BIN)/mypy
 	PYTHONPATH=.:clients/python $(BIN)/lint-imports --no-cache
 
-experiment: setup ## Measure both operators on all held-out tasks; writes docs/experiments.md
+experiment: setup ## Measure both operators on all held-out tasks (two hours on two cores; resumable)
 	$(BIN)/python -m examples.bugfix.experiment
 
 retrain: setup ## Remake policy and critic from nothing (hours on two cores; resumable)
