@@ -64,11 +64,26 @@ class Stage:
         return self.marker.exists() and self.made.exists()
 
     def do(self) -> None:
-        began = time.monotonic()
-        facts = self.run()
+        """Run it. A stage that was cut short and taken up has the seconds of all its goes, but for
+        one that was killed outright."""
+        began = time.monotonic() - self._spent()
         self.marker.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            facts = self.run()
+        except BaseException:
+            self._cut.write_text(str(time.monotonic() - began))
+            raise
         row = {"what": self.what, "seconds": round(time.monotonic() - began), **facts}
         self.marker.write_text(json.dumps(row, indent=2) + "\n")
+        self._cut.unlink(missing_ok=True)
+
+    @property
+    def _cut(self) -> Path:
+        """Where the seconds of goes that were cut short are kept."""
+        return self.marker.with_suffix(".cut")
+
+    def _spent(self) -> float:
+        return float(self._cut.read_text()) if self._cut.exists() else 0.0
 
 
 def _module(name: str, *arguments: str) -> None:
