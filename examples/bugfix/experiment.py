@@ -237,8 +237,8 @@ def _critic(plan: Plan, images: Path) -> str:
     lines = [
         "## The critic on held-out tasks",
         "",
-        "At the last turn of submitted trajectories; the mean Q of failures is the value-hacking "
-        "watch: it must not rise under lookahead.",
+        "At the last turn of submitted trajectories. The mean Q of failures is the value-hacking "
+        "watch: as far as it rises under lookahead, argmax has found the critic's errors.",
         "",
         "| | AUC | ECE | Brier | mean Q of solved | mean Q of failed |",
         "|---|---|---|---|---|---|",
@@ -268,10 +268,11 @@ _SECOND_TABLE = (
 )
 _INTRODUCTION = """# Experiments
 
-Written by `make experiment`; the numbers are percent of held-out tasks solved. {plan.tasks} tasks
-that nobody trained on, {plan.attempts} trajectories a task and seed, {plan.seeds} seeds,
-temperature {temperature}; policy and critic are those in `examples/bugfix/checkpoints`, served by
-real vLLM, actions are executed in bubblewrap. Intervals are 95 % bootstrap intervals whose unit is
+Written by `make experiment`; the numbers are percent of held-out tasks solved. Tasks that nobody
+trained on: {plan.tasks}; trajectories a task and seed: {plan.attempts}; seeds: {plan.seeds};
+temperature: {temperature}. Policy and critic are those in `examples/bugfix/checkpoints`, served by
+real vLLM; actions are executed in bubblewrap.
+Intervals are 95 % bootstrap intervals whose unit is
 the task. *Selection* and *both* take the trajectory of highest last Q among N, submitted ones
 first, in expectation over all draws of N from all trajectories of a task. In the *default* regime
 a trajectory that does not submit has failed; *until-submitted* tries again, at most ten times.
