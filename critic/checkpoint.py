@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,9 +34,7 @@ class CriticCard(BaseModel):
     def q(self, raw: float) -> float:
         """Q in [0, 1] of the head's scalar."""
         if self.activation == "sigmoid":
-            from math import exp
-
-            return 1 / (1 + exp(-raw)) if raw >= 0 else exp(raw) / (1 + exp(raw))
+            return 1 / (1 + math.exp(-raw)) if raw >= 0 else math.exp(raw) / (1 + math.exp(raw))
         return min(1.0, max(0.0, raw))
 
 

@@ -271,8 +271,7 @@ _INTRODUCTION = """# Experiments
 Written by `make experiment`; the numbers are percent of held-out tasks solved. Tasks that nobody
 trained on: {plan.tasks}; trajectories a task and seed: {plan.attempts}; seeds: {plan.seeds};
 temperature: {temperature}. Policy and critic are those in `examples/bugfix/checkpoints`, served by
-real vLLM; actions are executed in bubblewrap.
-Intervals are 95 % bootstrap intervals whose unit is
+real vLLM; actions are executed in bubblewrap. Intervals are 95 % bootstrap intervals whose unit is
 the task. *Selection* and *both* take the trajectory of highest last Q among N, submitted ones
 first, in expectation over all draws of N from all trajectories of a task. In the *default* regime
 a trajectory that does not submit has failed; *until-submitted* tries again, at most ten times.

@@ -31,8 +31,8 @@ _RETRIED = (408, 429, 502, 503, 504)
 STALE_WITHIN = 1.0
 """Seconds. A connection that breaks sooner was most likely closed already. Where it was not, asking
 again costs tokens and nothing else; later, it would cost too many."""
-
 LONGEST_LINE = 64 * 2**20
+"""Bytes of one line of a stream: what has no end must not fill the memory."""
 
 
 class _Busy(Exception):
