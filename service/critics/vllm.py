@@ -34,10 +34,10 @@ class VllmCritic:
         self.card = read_card(settings.checkpoint)
         self.renderer = read_renderer(settings.checkpoint, self.card)
         self.client = client_of(settings)
-        self._classify = Together(self._request, settings.max_connections)
+        self._together = Together(self._request, settings.max_connections)
 
     async def close(self) -> None:
-        await self._classify.close()
+        await self._together.close()
         await self.client.aclose()
 
     async def warm(self, state: Sequence[Message], *, session: str | None = None) -> None:
@@ -70,7 +70,14 @@ class VllmCritic:
         except CriticInputError as error:
             raise CriticRefused(str(error)) from error
 
+    async def _classify(self, rows: list[list[int]]) -> list[float]:
+        scalars = await self._together(rows)
+        if not all(map(math.isfinite, scalars)):  # costs whom it is for, not who was sent with it
+            raise CriticError(f"{self.settings.url}: not an answer of /classify: {scalars}")
+        return [self.card.q(scalar) for scalar in scalars]
+
     async def _request(self, rows: list[list[int]]) -> list[float]:
+        """The head's scalar of each row."""
         body = {"model": self.settings.model, "input": rows, "use_activation": False}
         try:
             response = await self._post(body)
@@ -82,8 +89,7 @@ class VllmCritic:
             told = response.text[:300]
             raise kind(f"{self.settings.url} answers {response.status_code}: {told}")
         try:
-            given = [_scalar(row) for _, row in zip(rows, response.json()["data"], strict=True)]
-            return [self.card.q(scalar) for scalar in given]
+            return [_scalar(row) for _, row in zip(rows, response.json()["data"], strict=True)]
         except (KeyError, TypeError, ValueError) as error:
             raise CriticError(f"not an answer of /classify: {response.text[:200]!r}") from error
 
@@ -96,6 +102,4 @@ def _scalar(row: dict[str, Any]) -> float:
     probs = row["probs"]
     if len(probs) != 1:
         raise ValueError(f"{len(probs)} labels; a critic has one")
-    if not math.isfinite(scalar := float(probs[0])):
-        raise ValueError(f"{scalar} is no value")
-    return scalar
+    return float(probs[0])

@@ -57,6 +57,14 @@ async def test_nonsense_is_the_critics_error(critic, answer):
         await critic(answer).score(STATE, [TURN])
 
 
+async def test_a_q_that_is_no_number_costs_only_whom_it_is_for(critic):
+    made = critic('{"data": [{"probs": [0.0]}, {"probs": [NaN]}]}')
+    calls = [made.score(STATE, [TURN]), made.score(STATE, [TURN])]
+    first, second = await asyncio.gather(*calls, return_exceptions=True)
+    assert first == [0.5]
+    assert isinstance(second, CriticError)
+
+
 async def test_what_it_cannot_read_is_told_apart_from_its_failing(critic):
     with pytest.raises(CriticRefused, match="the critic reads 50"):
         await critic("").score([Message.user("long " * 50)], [TURN])
