@@ -32,6 +32,9 @@ class Sample(BaseModel):
     """Prompt tokens of the whole request (the same in each of its samples; 0 where not known)."""
     finish_reason: str | None = None
     error: str | None = None
+    under_way: dict[int, int] = Field(default_factory=dict)
+    """What was decoded, when this sample was complete, of those that were not: tokens by index, as
+    far as known. If they are cancelled now, this is what they cost."""
     raw: dict[str, Any] = Field(default_factory=dict)
     """The upstream's own choice object, for whoever has to give it back as it was."""
     answer: dict[str, Any] = Field(default_factory=dict)

@@ -67,6 +67,7 @@ class _Step:
         self.notes: list[str] = []
         self.settled: str | None = None
         self.prompt_tokens = 0
+        self._under_way: dict[int, int] = {}
         self._first_of: dict[str, int] = {}
         self._scorings: dict[asyncio.Task[float], int] = {}
         self._warming: asyncio.Task[None] | None = None
@@ -145,6 +146,7 @@ class _Step:
         )
         self.candidates[sample.index] = candidate
         self.prompt_tokens = max(self.prompt_tokens, sample.prompt_tokens)
+        self._under_way = sample.under_way
         if sample.message is None or self.critic is None:
             return
         first = self._first_of.setdefault(action_key(sample.message), sample.index)
@@ -193,6 +195,8 @@ class _Step:
         chosen, reason = self._pick(whole, rng)
         missing = len(whole) < self.lookahead.k
         unscored = self.critic is not None and any(c.q is None for c in whole)
+        if self.settled:
+            self._note_cancelled()
         if missing:
             self.notes.append(f"{len(whole)} of {self.lookahead.k} candidates")
         return Decision(
@@ -206,6 +210,14 @@ class _Step:
             policy_seconds=self.policy_seconds,
             seconds=self.elapsed,
         )
+
+    def _note_cancelled(self) -> None:
+        """What was not waited for has cost what it decoded until the last sample came."""
+        for index in range(self.lookahead.k):
+            if index not in self.candidates:
+                self.candidates[index] = Candidate(
+                    index=index, tokens=self._under_way.get(index, 0), error="cancelled"
+                )
 
     def _pick(self, whole: list[Candidate], rng: random.Random) -> tuple[Candidate, str]:
         # the lowest index of each, whichever came first

@@ -39,6 +39,9 @@ class EndpointPolicy(_Part):
     """Whether it takes ``n``; if not, K requests are made at once."""
     logprobs: bool = True
     """Whether to ask for log-probabilities, which break ties."""
+    continuous_usage: bool = False
+    """Whether it takes vLLM's ``continuous_usage_stats``. Without it, the prompt of a step that a
+    threshold or a deadline cut short is not counted: its usage would have come at the end."""
     max_connections: int = Field(default=512, ge=1)
 
 

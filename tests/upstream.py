@@ -48,6 +48,9 @@ class Upstream:
     async def _stream(self, n: int, body: dict[str, Any]) -> AsyncIterator[str]:
         try:
             head = self._head("chat.completion.chunk")
+            at_end = self._usage(n)
+            if body.get("stream_options", {}).get("continuous_usage_stats"):
+                head |= self._usage(1)
             began = asyncio.get_running_loop().time()
             for i in sorted(range(n), key=self._delay):
                 now = asyncio.get_running_loop().time() - began
@@ -57,7 +60,7 @@ class Upstream:
                     yield _event(head | {"choices": [part | {"finish_reason": None}]})
                 end = {"index": i, "delta": {}, "finish_reason": self._finish(i)}
                 yield _event(head | {"choices": [end]})
-            yield _event(head | {"choices": []} | self._usage(n))
+            yield _event(head | {"choices": []} | at_end)
             yield "data: [DONE]\n\n"
         except (GeneratorExit, asyncio.CancelledError):
             self.left.set()

@@ -78,7 +78,9 @@ async def local_stack(
         service = Settings(
             policies={
                 settings.policy_name: EndpointPolicy(
-                    url=f"{servers['policy'].url}/v1", model=servers["policy"].model
+                    url=f"{servers['policy'].url}/v1",
+                    model=servers["policy"].model,
+                    continuous_usage=True,
                 )
             },
             critics={name: _critic(settings, name, servers) for name in settings.critics},

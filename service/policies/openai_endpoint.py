@@ -116,7 +116,10 @@ class OpenAIPolicy:
         prompt_tokens = 0
         answer: dict[str, Any] = {}
         finished = 0
-        body = body | {"stream": True, "stream_options": {"include_usage": True}}
+        usage = {"include_usage": True}
+        if self.settings.continuous_usage:
+            usage["continuous_usage_stats"] = True
+        body = body | {"stream": True, "stream_options": usage}
         end = time.monotonic() + self.settings.timeout
         async with self._open(body) as response:
             async for chunk in _events(response, end, self._late):
@@ -129,7 +132,8 @@ class OpenAIPolicy:
                 for sample in samples:
                     finished += 1
                     if finished < body["n"]:
-                        yield sample.model_copy(update={"answer": dict(answer)})
+                        known = {"answer": dict(answer), "under_way": _under_way(choices)}
+                        yield sample.model_copy(update=known)
                     else:
                         held = sample
         if held is not None:
@@ -227,6 +231,11 @@ def _finished(
         if element.get("finish_reason"):
             samples.append(_sample(choice, prompt_tokens))
     return samples
+
+
+def _under_way(choices: dict[int, Choice]) -> dict[int, int]:
+    """Tokens so far of the choices that are not finished."""
+    return {index: c.tokens for index, c in choices.items() if not c.finish_reason}
 
 
 def _sample(choice: Choice, prompt_tokens: int) -> Sample:

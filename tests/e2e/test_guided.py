@@ -10,7 +10,7 @@ from critic.data import prepare
 from critic.scoring import Scorer
 from critic.training import values_of
 from examples.bugfix.collect import strategy, tasks_of
-from pilotfish import Message, Strategy, Task
+from pilotfish import Lookahead, Message, Strategy, Task
 from pilotfish.errors import BadRequest
 from service.sandboxes.bubblewrap import BubblewrapProvider
 from tests.e2e.conftest import CRITIC
@@ -125,6 +125,15 @@ def test_the_openai_sdk_is_guided_by_changing_its_base_url(stack_url, tasks):
             model=f"{MODEL}:plain", messages=messages, max_tokens=80
         )
         assert plain.usage.completion_tokens <= 80
+
+
+def test_a_step_that_was_cut_short_says_what_it_cost(pilotfish, tasks):
+    state = [{"role": "user", "content": tasks[0].statement}]
+    decision = pilotfish.lookahead(state, lookahead=Lookahead(k=8, threshold=0.0)).decision
+    assert decision.reason == "threshold"
+    assert len(decision.candidates) == 8
+    assert decision.usage.prompt_tokens > 10
+    assert all(c.error in (None, "cancelled") for c in decision.candidates)
 
 
 def test_a_context_too_long_for_the_policy_is_told_as_openai_tells_it(stack_url):

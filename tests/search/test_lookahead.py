@@ -129,6 +129,24 @@ async def test_a_candidate_over_the_threshold_ends_the_step_and_cancels_the_rest
     assert policy.cancelled == 1
 
 
+async def test_what_is_cancelled_is_recorded_with_what_it_cost():
+    def script(state, n):
+        said = Message.assistant("aaaaaaaaa")
+        decoding = {0: 6, 2: 5}
+        yield Sample(index=1, message=said, tokens=4, prompt_tokens=30, under_way=decoding)
+        yield Sample(index=0, message=said, tokens=90)
+
+    policy = FakePolicy(script, delay=0.02)
+    decision = await decide(policy, FakeCritic(by_length), STATE, Lookahead(k=3, threshold=0.8))
+    assert [(c.tokens, c.error) for c in decision.candidates] == [
+        (6, "cancelled"),
+        (4, None),
+        (5, "cancelled"),
+    ]
+    assert (decision.usage.prompt_tokens, decision.usage.completion_tokens) == (30, 15)
+    assert decision.chosen == 1
+
+
 async def test_at_the_deadline_the_best_so_far_is_taken():
     policy = FakePolicy(saying("aa", *["b"] * 50), delay=0.05)
     lookahead = Lookahead(k=51, deadline=0.12)

@@ -24,6 +24,19 @@ ANSWER = json.dumps(
 ).encode()
 
 
+@pytest.mark.parametrize("continuous", [True, False])
+async def test_what_a_stream_cost_is_known_before_its_end_where_it_says_so(continuous):
+    async with upstream() as up:
+        up.delays = [0.0, 0.3]
+        settings = EndpointPolicy(url=up.url, model="m", timeout=20, continuous_usage=continuous)
+        policy = OpenAIPolicy("p", settings)
+        samples = policy.sample(STATE, 2, Sampling())
+        first = await anext(samples)
+        await samples.aclose()
+        await policy.close()
+        assert first.prompt_tokens == (11 if continuous else 0)
+
+
 @asynccontextmanager
 async def endpoint(*closes):
     """Answers every request but those numbered in ``closes``: there it hangs up after the seconds
