@@ -25,6 +25,7 @@ from search.statistics import (
     Estimate,
     best_interval,
     best_of,
+    difference,
     gap_recovered,
     pass_at,
     success,
@@ -220,12 +221,16 @@ def _by_k(plan: Plan, images: Path) -> str:
             estimates[k] = plots.interval(results(files, "default", slots=slots), 1)
     plots.success_by_k(estimates, images / "success_by_k.png")
     named = {str(k): estimate for k, estimate in estimates.items()}
+    told = ""
     if plan.vote.exists():
         vote = results([plan.vote], "default", slots=plan.other_attempts)
         named[f"{plan.k}, majority vote instead of the critic"] = plots.interval(vote, 1)
+        guided = results(plan.files(plan.k), "default", slots=plan.attempts)
+        gain = difference(vote.outcomes, guided.outcomes)
+        told = _VOTE.format(gain=_percent(gain.value), span=_span(gain, _percent), k=plan.k)
     lines = ["## By K", "", "| K | solved | 95 % interval |", "|---|---|---|"]
     lines += [f"| {k} | {_percent(e.value)} | {_span(e, _percent)} |" for k, e in named.items()]
-    return "\n".join([*lines, "", "![Success by K](images/success_by_k.png)", ""])
+    return "\n".join([*lines, "", told, "![Success by K](images/success_by_k.png)", ""])
 
 
 def _critic(plan: Plan, images: Path) -> str:
@@ -255,7 +260,7 @@ def _critic(plan: Plan, images: Path) -> str:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
+    return f"{round(100 * value, 6):.1f}"
 
 
 def _span(estimate: Estimate, shown: Callable[[float], str]) -> str:
@@ -266,6 +271,11 @@ _SECOND_TABLE = (
     "| | pass@1 (random of N) | pass@5 | pass@10 | gap recovered, N=5 | N=10 "
     "| submitted | extra attempts | tokens an attempt |"
 )
+_VOTE = """\
+The vote takes the most frequent of {k} candidates at every step, with no critic (a request whose
+critic is `none`). It is the baseline to beat: percent that it solves beyond the critic's choice of
+{k}, paired by task: {gain} ({span}). What a vote cannot do is to choose among whole attempts.
+"""
 _INTRODUCTION = """# Experiments
 
 Written by `make experiment`; the numbers are percent of held-out tasks solved. Tasks that nobody
