@@ -52,7 +52,7 @@ clean: ## Remove environments and whatever was built
 	rm -rf .venv .venv-vllm build demo
 
 .venv/done: pyproject.toml clients/python/pyproject.toml requirements.lock deploy/system.sh
-	bash deploy/system.sh
+	bash deploy/system.sh $(PYTHON)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check torch -c requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock \
