@@ -10,6 +10,7 @@ import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 from critic.evaluation import calibration
 from examples.bugfix.results import Results
@@ -30,6 +31,7 @@ def success_by_n(named: Mapping[str, Results], out: Path, *, most: int = 10) -> 
         axes.plot(ns, oracle, ":", color=colour, label=f"{name}, oracle (pass@N)")
         axes.axhline(success(found.outcomes), color=colour, lw=0.8, ls="--")
     axes.set(xlabel="N trajectories", ylabel="solved", ylim=(0, 1))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _save(figure, axes, out)
 
 
