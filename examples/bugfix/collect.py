@@ -113,7 +113,7 @@ async def collect(
                 for place, task in enumerate(tasks):
                     if task.id not in done:
                         group.create_task(one(place, task))
-        except* SearchError as errors:
+        except ExceptionGroup as errors:  # raised within except*, it would be a group again
             raise errors.exceptions[0] from None
     return statuses
 
