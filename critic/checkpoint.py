@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
 
 from critic.errors import CriticInputError
 from critic.rendering import RENDERING_VERSION, Renderer
+
+HEADS = ("score.weight", "classifier.weight", "classifier.out_proj.weight")
+"""What transformers' sequence classifiers call their head."""
 
 
 class CriticCard(BaseModel):
@@ -55,6 +59,7 @@ def read_card(folder: str | Path) -> CriticCard:
     labels = len(config.get("id2label") or {0: "", 1: ""})
     if labels != 1:
         raise CriticInputError(f"{folder} has a head of {labels} labels; a critic's has one")
+    _check_head(folder)
     try:
         card = CriticCard.model_validate(_read_json(folder / "critic.json"))
     except ValidationError as error:
@@ -73,10 +78,12 @@ def read_renderer(folder: str | Path, card: CriticCard) -> Renderer:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=Path(folder).is_dir())
+    config = Path(folder) / "config.json"
+    positions = _read_json(config).get("max_position_embeddings") if config.exists() else None
     only = card.policies[0] if len(card.policies) == 1 else "unknown"
     return Renderer(
         tokenizer,
-        max_tokens=card.max_tokens,
+        max_tokens=card.max_tokens or positions,
         policy_in_prompt=card.policy_in_prompt,
         policy=only,
     )
@@ -85,6 +92,27 @@ def read_renderer(folder: str | Path, card: CriticCard) -> Renderer:
 def write_card(folder: str | Path, card: CriticCard) -> None:
     """Write ``critic.json``."""
     (Path(folder) / "critic.json").write_text(card.model_dump_json(indent=2) + "\n")
+
+
+def _check_head(folder: Path) -> None:
+    """The weights hold the head that the configuration promises: whoever loads them without it
+    gets one of random numbers, and scores that look like any others."""
+    files = sorted(folder.glob("*.safetensors"))
+    for file in files:
+        try:
+            with safe_open(file, framework="numpy") as weights:
+                for name in weights.keys():  # noqa: SIM118 - it is no dict
+                    if name in HEADS:
+                        rows = weights.get_slice(name).get_shape()[0]
+                        if rows != 1:
+                            raise CriticInputError(
+                                f"{folder} has a head of {rows} labels; a critic's has one"
+                            )
+                        return
+        except SafetensorError as error:
+            raise CriticInputError(f"{file} cannot be read: {error}") from error
+    if files:  # else they are where it is served
+        raise CriticInputError(f"{folder} has no head: its weights hold none of {', '.join(HEADS)}")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from search.contracts import Sandbox
 from search.errors import SandboxError
 
 
-async def evaluate(sandbox: Sandbox, task: Task) -> float:
-    """1.0 if the task's evaluation command exits with 0, else 0.0; a command that does not end in
-    time has failed. Evaluating again gives the recorded result.
+async def evaluate(sandbox: Sandbox, task: Task) -> tuple[float, str]:
+    """1.0 if the task's evaluation command exits with 0, else 0.0, and what is to be known of it; a
+    command that does not end in time has failed. Evaluating again gives the recorded result.
 
     Raises: ``SandboxError`` (the task has no evaluation, or its files cannot be written),
     ``SandboxLost``.
@@ -26,7 +26,9 @@ async def evaluate(sandbox: Sandbox, task: Task) -> float:
     result = await sandbox.execute(
         evaluation.command, action_id="evaluation", timeout=evaluation.timeout
     )
-    return 1.0 if result.exit_code == 0 else 0.0
+    if result.timed_out:
+        return 0.0, f"the evaluation did not end in {evaluation.timeout:g} s: counted as failed"
+    return (1.0 if result.exit_code == 0 else 0.0), ""
 
 
 async def write_files(sandbox: Sandbox, files: Mapping[str, str]) -> None:

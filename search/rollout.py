@@ -30,6 +30,10 @@ from search.errors import (
 )
 from search.lookahead import decide
 
+CHARACTERS_PER_TOKEN = 2
+"""Of text that no policy has counted yet: fewer than tokenizers need (3 to 4, of a small vocabulary
+2 to 3), so that a budget errs on the side of not spending."""
+
 
 class Rollout:
     """Runs one trajectory, from its beginning or from where its journal ends."""
@@ -53,6 +57,7 @@ class Rollout:
         before = time.time() - trajectory.started_at if trajectory.steps else 0.0
         self._began = time.monotonic() - max(0.0, before)
         self._prompt_tokens = max((s.decision.prompt_tokens for s in trajectory.steps), default=0)
+        self._read = _characters(self.history) if self._prompt_tokens else 0
 
     async def run(self, sandbox: Sandbox) -> Trajectory:
         """Go on until the trajectory ends. Whatever ends it is a named exit status, never an
@@ -97,7 +102,8 @@ class Rollout:
             except TimeoutError:
                 raise _Ended("TimeLimitExceeded", "no decision in time") from None
             cost.usage = decision.usage
-        self._prompt_tokens = max(self._prompt_tokens, decision.prompt_tokens)
+        if decision.prompt_tokens:
+            self._prompt_tokens, self._read = decision.prompt_tokens, _characters(self.history)
         await self.journal.append(
             "decided", trajectory=self.trajectory.id, step=number, decision=dump(decision)
         )
@@ -118,10 +124,13 @@ class Rollout:
         return min((limit for limit in limits if limit is not None), default=None)
 
     def _worst_case(self) -> int:
-        """Tokens that the next step may take: its candidates at their longest, and the prompt, of
-        which only what the last step added is not known yet."""
+        """Tokens that the next step may take: its candidates at their longest, and the prompt. Of
+        that the policy has counted what it has read; what is new is taken for more than it is."""
+        if self.budget.limits.tokens is None:
+            return 0
         per_candidate = self.lookahead.sampling.most_tokens or 0
-        return self._prompt_tokens + per_candidate * self.lookahead.k
+        new = _characters(self.history) - self._read
+        return self._prompt_tokens + new // CHARACTERS_PER_TOKEN + per_candidate * self.lookahead.k
 
     async def _execute(self, sandbox: Sandbox, step: Step) -> None:
         number = len(self.trajectory.steps) - 1
@@ -187,6 +196,10 @@ class Rollout:
             return
         for step, q in zip(self.trajectory.steps, qs, strict=True):
             step.decision.winner.q = q
+
+
+def _characters(messages: list[Message]) -> int:
+    return sum(len(m.text) + len(str(m.tool_calls or "")) for m in messages)
 
 
 class _Ended(Exception):

@@ -193,9 +193,12 @@ class Run:
         await rollout.run(sandbox)
         if self.task.evaluation is None or trajectory.exit_status in INFRASTRUCTURE_FAILURES:
             return
-        trajectory.reward = await self._reward(sandbox) if trajectory.submitted else 0.0
+        trajectory.reward = 0.0
+        if trajectory.submitted:
+            trajectory.reward, told = await self._reward(sandbox)
+            trajectory.exit_message = trajectory.exit_message or told
 
-    async def _reward(self, sandbox: Sandbox) -> float:
+    async def _reward(self, sandbox: Sandbox) -> tuple[float, str]:
         try:
             return await evaluate(sandbox, self.task)
         except SandboxLost:
@@ -203,7 +206,7 @@ class Run:
         except SandboxError as error:
             # The agent can make its folder unwritable. That must not earn it another attempt.
             log.warning("not evaluated: counted as failed", task=self.task.id, error=str(error))
-            return 0.0
+            return 0.0, f"not evaluated, counted as failed: {error}"
 
     async def _journal_end(self, trajectory: Trajectory) -> None:
         await self.journal.append(

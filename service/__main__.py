@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -71,7 +72,9 @@ async def _up(settings: StackSettings) -> None:
     async with local_stack(settings, report=lambda text: _errors.print(f"{text}...")) as stack:
         url = stack.url
         _errors.print(f"[green]Pilotfish is up:[/] {url}   docs: {url}/docs   stop: Ctrl-C")
-        await asyncio.Event().wait()
+        ended = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+        await ended.wait()
 
 
 def configure_logs(level: str) -> None:

@@ -3,6 +3,7 @@ the error is born; this is the one place that turns exceptions into answers."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import structlog
@@ -76,7 +77,8 @@ def api_error(error: Exception) -> ApiError:
         case PolicyError():
             return ApiError(502, f"policy: {error}", code="policy_error")
         case CriticRefused():
-            return ApiError(400, f"critic: {error}", code="critic_refused", param="messages")
+            code = "context_length_exceeded" if _too_long(error) else "critic_refused"
+            return ApiError(400, f"critic: {error}", code=code)
         case CriticError():
             return ApiError(502, f"critic: {error}", code="critic_error")
         case SandboxError():
@@ -84,6 +86,10 @@ def api_error(error: Exception) -> ApiError:
         case StateError():
             return ApiError(503, str(error), code="state_error", headers={"Retry-After": "1"})
     return ApiError(500, "internal error; the log has more", code="internal_error")
+
+
+def _too_long(error: Exception) -> bool:
+    return bool(re.search(r"the critic reads|context length|max_model_len", str(error)))
 
 
 def told(error: Exception, **where: str) -> ApiError:
@@ -94,9 +100,10 @@ def told(error: Exception, **where: str) -> ApiError:
     return answer
 
 
-def _without_body(error: dict[str, Any]) -> dict[str, Any]:
-    """Callers know their fields, not that FastAPI calls where they are ``body``."""
-    return error | {"loc": [part for part in error["loc"] if part != "body"]}
+def _without_place(error: dict[str, Any]) -> dict[str, Any]:
+    """Callers know their fields, not what FastAPI calls where they are."""
+    first, *rest = error["loc"] or [""]
+    return error | {"loc": rest if first in ("body", "query", "path", "header") else error["loc"]}
 
 
 def install(app: FastAPI) -> None:
@@ -108,7 +115,11 @@ def install(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        where, message = first_wrong([_without_body(found) for found in error.errors()])
+        found = error.errors()
+        if found[0]["type"] == "json_invalid":
+            reason = found[0].get("ctx", {}).get("error", found[0]["msg"])
+            return await answer(request, ApiError(400, f"the body is not JSON: {reason}"))
+        where, message = first_wrong([_without_place(one) for one in found])
         known = ApiError(400, message, param=where or None, code="invalid_value")
         return JSONResponse(known.body, known.status)
 

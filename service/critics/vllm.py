@@ -85,9 +85,10 @@ class VllmCritic:
             what = str(error) or type(error).__name__
             raise CriticError(f"{self.settings.url}: {what}") from error
         if response.status_code != 200:
-            kind = CriticRefused if response.status_code == 400 else CriticError
-            told = response.text[:300]
-            raise kind(f"{self.settings.url} answers {response.status_code}: {told}")
+            told = _message(response)
+            if response.status_code == 400:
+                raise CriticRefused(told)
+            raise CriticError(f"{self.settings.url} answers {response.status_code}: {told}")
         try:
             return [_scalar(row) for _, row in zip(rows, response.json()["data"], strict=True)]
         except (KeyError, TypeError, ValueError) as error:
@@ -96,6 +97,14 @@ class VllmCritic:
     @stamina.retry(on=_BROKEN, attempts=3, timeout=10.0)
     async def _post(self, body: dict[str, Any]) -> httpx.Response:
         return await self.client.post("/classify", json=body)
+
+
+def _message(response: httpx.Response) -> str:
+    """What an error says, of OpenAI's shape or of any."""
+    try:
+        return str(response.json()["error"]["message"])
+    except (KeyError, TypeError, ValueError):
+        return response.text[:300]
 
 
 def _scalar(row: dict[str, Any]) -> float:

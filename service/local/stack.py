@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import uvicorn
 from pydantic import BaseModel, ConfigDict, Field
 
+from critic.checkpoint import read_card
 from search.errors import SearchError
 from service.app import create_app
 from service.local.redis_server import redis_server
@@ -67,8 +68,11 @@ async def local_stack(
 ) -> AsyncIterator[Stack]:
     """Run it all. ``report`` hears what is being done.
 
-    Raises: ``SearchError`` with the end of a server's log if it does not start.
+    Raises: ``SearchError`` with the end of a server's log if it does not start;
+    ``CriticInputError`` for a folder that is no critic.
     """
+    for folder in settings.critics.values():
+        read_card(folder)  # before minutes are spent on starting
     async with AsyncExitStack() as stack:
         report("starting Redis")
         redis_url = await stack.enter_async_context(redis_server(settings.redis_data))

@@ -32,7 +32,7 @@ from service.routes.guide import Recording, guided_step
 
 router = APIRouter(tags=["chat"])
 _MESSAGES = TypeAdapter(list[Message])
-_OURS = frozenset({"model", "messages", "n", "stream", "stream_options", "pilotfish"})
+_OURS = frozenset({"model", "messages", "n", "best_of", "stream", "stream_options", "pilotfish"})
 
 
 class GuideOptions(BaseModel):
@@ -111,6 +111,9 @@ def understand(body: dict[str, Any], request: Request, context: Context) -> Chat
     stream_options = body.get("stream_options") or {}
     if not isinstance(stream_options, dict):
         raise ApiError(400, "stream_options: an object is needed", param="stream_options")
+    stream = body.get("stream") or False
+    if not isinstance(stream, bool):
+        raise ApiError(400, f"stream: true or false; got {stream!r}", param="stream")
     options = _options(body.get("pilotfish"), request)
     guide = alias != "plain" and (
         alias == "lookahead" or options.k is not None or context.settings.guide_by_default
@@ -122,7 +125,7 @@ def understand(body: dict[str, Any], request: Request, context: Context) -> Chat
         model=model,
         policy=policy,
         n=n,
-        stream=bool(body.get("stream")),
+        stream=stream,
         include_usage=bool(stream_options.get("include_usage")),
         guide=guide,
         k=max(k, n),

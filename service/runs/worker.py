@@ -139,6 +139,8 @@ class RunWorker:
             log.warning("run is gone")
             return
         RUNS.labels("started").inc()
+        search = request.strategy
+        log.info("run started", task=request.task.id, k=search.lookahead.k, n=search.selection.n)
         try:
             result = await self._run(run_id, request)
         except asyncio.CancelledError:
@@ -152,6 +154,8 @@ class RunWorker:
             return
         status = "failed" if result.reason == "none" else "succeeded"
         await self._finish(run_id, status, _outcome(result))
+        ends = [trajectory.exit_status for trajectory in result.trajectories]
+        log.info("run ended", status=status, selected=result.selected, exit_statuses=ends)
         for trajectory in result.trajectories:
             TRAJECTORIES.labels(trajectory.exit_status).inc()
 
@@ -199,8 +203,14 @@ def _outcome(result: RunResult) -> dict[str, Any]:
         "ranking": result.ranking,
         "reason": result.reason,
         "usage": result.usage.model_dump(),
-        "error": None,
+        "error": _why_nothing(result) if result.reason == "none" else None,
     }
+
+
+def _why_nothing(result: RunResult) -> str | None:
+    """Of a run that has nothing to select: what its last attempt ended of."""
+    ended = [t for t in result.trajectories if t.exit_message]
+    return f"{ended[-1].exit_status}: {ended[-1].exit_message}" if ended else None
 
 
 def _cause(error: Exception) -> Exception:

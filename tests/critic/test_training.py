@@ -4,15 +4,17 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from critic.checkpoint import read_card
 from critic.data import batches, prepare, split_by_task
-from critic.errors import CriticInputError
+from critic.errors import CriticInputError, HistoryTooLong
 from critic.rendering import Renderer
 from critic.scoring import Scorer
 from critic.training import TrainingSettings, loss_of, targets_of, train
 from critic.trajectory import read_trajectories, write_trajectories
+from pilotfish import Message
 from tests.tiny import causal_lm, tokenizer, trajectory
 
 FAST = TrainingSettings(epochs=12, lr=3e-3, batch_tokens=2000, held_out=0.2)
@@ -136,3 +138,28 @@ def test_a_head_of_more_than_one_label_is_refused(trained, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(CriticInputError, match="a head of 2 labels"):
         Scorer(tmp_path)
+
+
+@pytest.mark.parametrize("change", ["no head", "two rows", "no weights at all"])
+def test_a_checkpoint_whose_weights_hold_another_head_is_refused(trained, tmp_path, change):
+    for file in trained[0].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    head = weights.pop("score.weight")
+    if change == "two rows":
+        weights["score.weight"] = torch.cat([head, head])
+    save_file(weights, tmp_path / "model.safetensors")
+    if change == "no weights at all":
+        (tmp_path / "model.safetensors").write_bytes(b"nothing")
+    wanted = {"no head": "has no head", "two rows": "2 labels", "no weights at all": "be read"}
+    with pytest.raises(CriticInputError, match=wanted[change]):
+        Scorer(tmp_path)
+
+
+def test_a_history_longer_than_the_critics_positions_is_refused(trained, tmp_path):
+    for file in trained[0].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 32}))
+    with pytest.raises(HistoryTooLong, match="the critic reads 32"):
+        Scorer(tmp_path).score([Message.user("word " * 60)], [Message.assistant("a")])

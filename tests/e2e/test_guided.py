@@ -153,7 +153,6 @@ def test_a_context_too_long_for_the_critic_is_told(pilotfish):
     [
         (Task(id="i", statement="s", image="no-such-image"), "no-such-image"),
         (Task(id="s", statement="s", image="host", setup=["exit 3"]), "3"),
-        (Task(id="f", statement="s", image="host", files={"/etc/x": "y"}), "/etc/x"),
     ],
 )
 def test_a_sandbox_that_will_not_start_ends_the_run_by_name(pilotfish, task, message):

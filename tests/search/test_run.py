@@ -109,14 +109,24 @@ async def test_every_limit_has_its_exit_status_and_keeps_what_was_done(
 
 
 async def test_a_token_cap_is_checked_before_it_is_spent():
+    def script(state, n):
+        read = sum(len(m.text) for m in state) // 3
+        turns = saying(bash("ls"), bash("pwd"))(state, n)
+        return [t.model_copy(update={"prompt_tokens": read}) for t in turns]
+
     lookahead = Lookahead(k=2, sampling=Sampling(max_tokens=10))
-    policy = FakePolicy(turn_by_turn([bash("ls"), bash("pwd")]))
     critic = FakeCritic(lambda s, a: 0.5)
-    run = make_run(policy, critic=critic, lookahead=lookahead, budget=BudgetLimits(tokens=35))
-    [trajectory] = (await run.run()).trajectories
-    assert trajectory.exit_status == "TokenLimitExceeded"
-    assert run.budget.usage.total_tokens <= 35
-    assert trajectory.usage == run.budget.usage
+    steps = []
+    for tokens in range(50, 1000, 50):
+        budget = BudgetLimits(tokens=tokens)
+        run = make_run(FakePolicy(script), critic=critic, lookahead=lookahead, budget=budget)
+        [trajectory] = (await run.run()).trajectories
+        assert trajectory.exit_status == "TokenLimitExceeded"
+        assert run.budget.usage.total_tokens <= tokens
+        assert trajectory.usage == run.budget.usage
+        steps.append(len(trajectory.steps))
+    assert steps[0] == 0
+    assert steps[-1] > 2
 
 
 def test_concurrent_steps_cannot_together_spend_what_one_was_allowed():

@@ -302,6 +302,7 @@ async def test_overload_is_answered_at_once(service):
         (ASK | {"n": 0}, 400, "n"),
         (ASK | {"n": True}, 400, "n"),
         (ASK | {"stream_options": "usage"}, 400, "stream_options"),
+        (ASK | {"stream": "false"}, 400, "stream"),
         (ASK | {"pilotfish": {"k": 0}}, 400, "pilotfish.k"),
         (ASK | {"pilotfish": {"k": 65}}, 400, "pilotfish.k"),
         (ASK | {"pilotfish": {"strategy": "mcts"}}, 400, "pilotfish.strategy"),
@@ -318,11 +319,19 @@ async def test_a_wrong_request_names_its_field_in_openais_shape(service, body, s
     assert not service.up.bodies
 
 
+JSON = {"content-type": "application/json"}
+
+
 async def test_what_is_not_json_is_said_to_be(service):
     for content in (b"{", b"[1]", b"[" * 100_000):
         answer = await service.client.post("/v1/chat/completions", content=content)
         assert answer.status_code == 400
         assert "JSON" in answer.json()["error"]["message"]
+    for path in ("/v1/score", "/v1/runs", "/v1/lookahead", "/v1/selections"):
+        answer = await service.client.post(path, content=b"{", headers=JSON)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["message"].startswith("the body is not JSON")
+        assert answer.json()["error"]["param"] is None
 
 
 @pytest.mark.parametrize("value", ["NaN", r'"\ud800"'])

@@ -360,6 +360,18 @@ async def test_what_is_not_there_is_named(service, fields, error, param):
         ({"strategy": {"lookahead": {"k": 1000}}}, "strategy.lookahead.k"),
         ({"strategy": {"selection": {"n": 0}}}, "strategy.selection.n"),
         ({"strategy": {"mcts": {}}}, "strategy.mcts"),
+        (
+            {"strategy": {"lookahead": {"sampling": {"extra": {"n": 200}}}}},
+            "strategy.lookahead.sampling.extra",
+        ),
+        ({"task": TASK.model_dump() | {"files": {"/etc/x": "y"}}}, "task.files"),
+        (
+            {
+                "task": TASK.model_dump()
+                | {"evaluation": {"command": "true", "files": {"../x": ""}}}
+            },
+            "task.evaluation.files",
+        ),
         ({"budget": 5}, "budget"),
     ],
 )

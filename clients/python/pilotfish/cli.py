@@ -22,7 +22,7 @@ from pydantic_core import from_json
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from pilotfish.api import FINAL_STATUSES, RunView, ScoreRequest
 from pilotfish.client import DEFAULT_URL, Pilotfish
@@ -242,7 +242,7 @@ def select(
 @runs.command("list")
 def list_runs(
     context: typer.Context,
-    limit: Annotated[int, typer.Option(help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """Runs, newest first."""
@@ -251,7 +251,8 @@ def list_runs(
     if as_json:
         print(json.dumps([json.loads(run.model_dump_json()) for run in found]))
         return
-    table = Table("id", "status", "task", "policy", "critic", "K", "N", "age")
+    table = Table(Column("id", no_wrap=True, min_width=32), "status", "task", "policy", "critic",
+                  "K", "N", "age")  # fmt: skip
     for run in found:
         table.add_row(
             run.id,
@@ -335,7 +336,8 @@ def _show(run: RunView, as_json: bool) -> None:
         return
     screen.print(_table(run))
     if run.error:
-        screen.print(f"error: {run.error}", highlight=False, markup=False)
+        told = _one_line(run.error, 300)
+        screen.print(f"error: {told}", highlight=False, markup=False, soft_wrap=True)
     if run.status in FINAL_STATUSES:
         told = "none" if run.selected is None else str(run.selected)
         screen.print(f"selected: {told} {f'({run.reason})' if run.reason else ''}", markup=False)
@@ -350,7 +352,7 @@ def _table(run: RunView) -> Table:
         table.add_row(
             str(found.number),
             (found.exit_status or "...")
-            + (f": {escape(found.exit_message)}" if found.exit_message else ""),
+            + (f": {escape(_one_line(found.exit_message, 100))}" if found.exit_message else ""),
             str(found.steps),
             _number(found.last_q),
             _number(found.reward),
@@ -358,6 +360,11 @@ def _table(run: RunView) -> Table:
             style="bold green" if chosen else None,
         )
     return table
+
+
+def _one_line(text: str, most: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
 def _number(value: float | None) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SYSTEM_PROMPT = (
     "You solve a task in a shell. Each turn: a short thought, then exactly one command in a "
     "```bash block. Each command runs in a fresh shell in the working directory. "
     "When the task is done, run the command submit alone."
 )
+
+
+_OURS = frozenset({"model", "messages", "n", "best_of", "stream", "stream_options"})
 
 
 class Sampling(BaseModel):
@@ -28,6 +31,13 @@ class Sampling(BaseModel):
     stop: list[str] | None = None
     extra: dict[str, Any] = Field(default_factory=dict)
     """Fields of the request that we pass on untouched (``tools``, ``response_format``...)."""
+
+    @field_validator("extra")
+    @classmethod
+    def _leaves_ours(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(_OURS & extra.keys()):
+            raise ValueError(f"{', '.join(taken)}: the search decides, not extra")
+        return extra
 
     @property
     def most_tokens(self) -> int | None:

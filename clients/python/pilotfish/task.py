@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pathlib import PurePosixPath
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def _inside(files: dict[str, str]) -> dict[str, str]:
+    for path in files:
+        pure = PurePosixPath(path)
+        if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\0" in path:
+            raise ValueError(f"{path!r} is not a path within the working folder")
+    return files
+
+
+Files = Annotated[dict[str, str], AfterValidator(_inside)]
 
 
 class Evaluation(BaseModel):
@@ -10,7 +24,7 @@ class Evaluation(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    files: dict[str, str] = Field(default_factory=dict)
+    files: Files = Field(default_factory=dict)
     """Path (relative to the task's ``workdir``) to content. The agent never sees them."""
     command: str = Field(min_length=1)
     """Run by ``sh`` in ``workdir``; the reward is 1 if it exits with 0, else 0."""
@@ -27,7 +41,7 @@ class Task(BaseModel):
     id: str = Field(min_length=1, max_length=200)
     statement: str = Field(min_length=1)
     image: str = Field(min_length=1)
-    files: dict[str, str] = Field(default_factory=dict)
+    files: Files = Field(default_factory=dict)
     """Path (relative to ``workdir``) to content, written before the agent starts."""
     setup: list[str] = Field(default_factory=list)
     """Commands run in ``workdir`` before the agent starts; one that fails fails the start."""

@@ -241,16 +241,17 @@ async def test_evaluation(provider: Provider, task: Task) -> None:
     judged = task.model_copy(update={"evaluation": test})
     async with provider.start(judged) as sandbox:
         await sandbox.write("a", "good")
-        assert await evaluate(sandbox, judged) == 1.0
+        assert await evaluate(sandbox, judged) == (1.0, "")
     async with provider.start(judged) as sandbox:
         await sandbox.write("a", "bad")
-        assert await evaluate(sandbox, judged) == 0.0
+        assert await evaluate(sandbox, judged) == (0.0, "")
         await sandbox.write("a", "good")
-        assert await evaluate(sandbox, judged) == 0.0
+        assert await evaluate(sandbox, judged) == (0.0, "")
     slow = test.model_copy(update={"command": "sleep 60", "timeout": 0.5})
     judged = task.model_copy(update={"evaluation": slow})
     async with provider.start(judged) as sandbox:
-        assert await evaluate(sandbox, judged) == 0.0
+        reward, told = await evaluate(sandbox, judged)
+        assert (reward, "did not end in 0.5 s" in told) == (0.0, True)
     with pytest.raises(SandboxError, match="no evaluation"):
         await evaluate(sandbox, task)
 
