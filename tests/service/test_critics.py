@@ -68,7 +68,7 @@ async def test_a_q_that_is_no_number_costs_only_whom_it_is_for(critic):
 async def test_what_it_cannot_read_is_told_apart_from_its_failing(critic):
     with pytest.raises(CriticRefused, match="the critic reads 50"):
         await critic("").score([Message.user("long " * 50)], [TURN])
-    with pytest.raises(CriticRefused, match="^too long"):
+    with pytest.raises(CriticRefused, match="too long"):
         await critic("too long", 400).score(STATE, [TURN])
     with pytest.raises(CriticError, match="answers 500"):
         await critic("oops", 500).score(STATE, [TURN])
