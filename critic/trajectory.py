@@ -5,8 +5,10 @@ The record itself is the client's (``pilotfish.trajectory``), since it is also w
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Self
 
 from pydantic import ValidationError
 
@@ -31,6 +33,29 @@ def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
             except ValidationError as error:
                 told = first_wrong(error.errors())[1]
                 raise CriticInputError(f"{path}:{number}: {told}") from error
+
+
+class TrajectoryFile:
+    """A JSON lines file that is in its place only when all of it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fresh = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._fresh.open("w", encoding="utf-8")
+        return self
+
+    def write(self, trajectory: Trajectory) -> None:
+        self._file.write(trajectory.model_dump_json(exclude_defaults=True) + "\n")
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._file.close()
+        if kind is None:
+            self._fresh.replace(self.path)
+        else:
+            self._fresh.unlink(missing_ok=True)
 
 
 def write_trajectories(path: str | Path, trajectories: Iterable[Trajectory]) -> int:

@@ -1,0 +1,128 @@
+"""Import: rows in, trajectories out, and every row accounted for. Knows no format."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from critic.errors import CriticInputError
+from critic.importing.formats import FORMATS, format_of
+from critic.importing.rows import Row, files_of, rows_of
+from critic.trajectory import TrajectoryFile
+from pilotfish.errors import first_wrong
+from pilotfish.trajectory import Trajectory
+
+_WRONG = (AttributeError, KeyError, TypeError, ValueError)
+"""What a row of another form than its format's makes a converter raise."""
+
+
+class Imported(BaseModel):
+    """What became of the rows: ``rows == kept + rejected + duplicates + unrewarded``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    rows: int = 0
+    kept: int = 0
+    rejected: int = 0
+    duplicates: int = 0
+    unrewarded: int = 0
+    """Left out because nothing says whether they solved their task."""
+    errors: dict[str, int] = Field(default_factory=dict)
+    """Rejected rows by what was wrong, the numbers in it left out."""
+
+
+class _Rejected(Exception):
+    pass
+
+
+Progress = Callable[[Path, Imported], None]
+
+
+def import_trajectories(
+    sources: Iterable[Path],
+    out: Path,
+    *,
+    rejects: Path,
+    format: str | None = None,
+    rewards: dict[str, float] | None = None,
+    policy: str | None = None,
+    keep_unrewarded: bool = False,
+    progress: Progress = lambda path, imported: None,
+) -> Imported:
+    """Read all rows of ``sources`` (files or folders) and write ``out``, in memory that grows only
+    by the digest of each row that is kept (to tell duplicates: the same id, or where the source
+    gives none, the same words, in the same task). What cannot be read goes to ``rejects``, a JSON
+    line each: ``{"where", "error"}``. ``out`` is in place only when all of it is written.
+
+    Raises: ``CriticInputError`` for a source that is not there or an unknown format.
+    """
+    if format is not None and format not in FORMATS:
+        raise CriticInputError(f"format {format!r} is none of {', '.join(FORMATS)}")
+    files = [file for source in sources for file in files_of(source)]
+    counts, seen = Imported(), set[bytes]()
+    with ExitStack() as stack:
+        kept = stack.enter_context(TrajectoryFile(out))
+        refused = stack.enter_context(rejects.open("w", encoding="utf-8"))
+        for row in _rows(files):
+            counts.rows += 1
+            try:
+                trajectory = _converted(row, format)
+            except _Rejected as error:
+                counts.rejected += 1
+                _count_error(counts.errors, str(error))
+                refused.write(json.dumps({"where": row.where, "error": str(error)}) + "\n")
+                continue
+            _complete(trajectory, rewards or {}, policy)
+            key = f"{trajectory.task_id}\0{trajectory.id}".encode(errors="surrogatepass")
+            digest = hashlib.blake2b(key, digest_size=16).digest()
+            if trajectory.reward is None and not keep_unrewarded:
+                counts.unrewarded += 1
+            elif digest in seen:
+                counts.duplicates += 1
+            else:
+                seen.add(digest)
+                kept.write(trajectory)
+                counts.kept += 1
+            progress(row.path, counts)
+    return counts
+
+
+def _rows(files: list[Path]) -> Iterator[Row]:
+    for file in files:
+        yield from rows_of(file)
+
+
+def _converted(row: Row, name: str | None) -> Trajectory:
+    if row.fields is None:
+        raise _Rejected(row.error)
+    known = FORMATS[name] if name else format_of(row.fields)
+    if known is None:
+        raise _Rejected(f"no known format has the fields {', '.join(sorted(row.fields)[:8])}")
+    try:
+        return known.convert(row.fields, row.path)
+    except ValidationError as error:
+        raise _Rejected(first_wrong(error.errors())[1]) from error
+    except KeyError as error:
+        raise _Rejected(f"it has no {error}") from error
+    except _WRONG as error:
+        raise _Rejected(str(error) or type(error).__name__) from error
+
+
+def _complete(trajectory: Trajectory, rewards: dict[str, float], policy: str | None) -> None:
+    if trajectory.reward is None:
+        trajectory.reward = rewards.get(trajectory.task_id)
+    if policy is not None:
+        trajectory.policy = policy
+
+
+def _count_error(errors: dict[str, int], error: str) -> None:
+    """At most a hundred kinds: what differs in every row must not fill the memory."""
+    kind = "".join("#" if c.isdigit() else c for c in error)[:80]
+    if kind not in errors and len(errors) >= 100:
+        kind = "others"
+    errors[kind] = errors.get(kind, 0) + 1
