@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 
+from critic.calibration import Calibration
 from critic.errors import CriticInputError
 from critic.rendering import RENDERING_VERSION, Renderer
 
@@ -25,8 +27,13 @@ class CriticCard(BaseModel):
 
     version: Literal[1] = 1
     rendering_version: int = RENDERING_VERSION
-    activation: Literal["sigmoid", "identity"] = "sigmoid"
-    """From the head's raw scalar to Q."""
+    activation: Literal["sigmoid", "identity", "expectation"] = "sigmoid"
+    """From the head's logits to Q: of one, by a sigmoid or cut to [0, 1]; of several, which are
+    equal bins of [0, 1], the mean of their middles under a softmax."""
+    labels: int = Field(default=1, ge=1)
+    """Logits of the head."""
+    calibration: Calibration | None = None
+    """From the model's Q to a probability, fitted on tasks that it was not trained on."""
     lam: float = Field(default=0.7, ge=0, le=1)
     gamma: float = Field(default=1.0, ge=0, le=1)
     policies: list[str] = Field(default_factory=list)
@@ -35,8 +42,19 @@ class CriticCard(BaseModel):
     max_tokens: int | None = None
     """The longest history, tokens."""
 
-    def q(self, raw: float) -> float:
-        """Q in [0, 1] of the head's scalar."""
+    def q(self, logits: Sequence[float]) -> float:
+        """Q in [0, 1] of the head's logits."""
+        found = self.uncalibrated_q(logits)
+        return found if self.calibration is None else self.calibration.apply(found)
+
+    def uncalibrated_q(self, logits: Sequence[float]) -> float:
+        """The model's own Q, which it was trained to give."""
+        if self.activation == "expectation":
+            top = max(logits)
+            weights = [math.exp(logit - top) for logit in logits]
+            middles = ((i + 0.5) / len(logits) for i in range(len(logits)))
+            return sum(w * m for w, m in zip(weights, middles, strict=True)) / sum(weights)
+        [raw] = logits
         if self.activation == "sigmoid":
             return 1 / (1 + math.exp(-raw)) if raw >= 0 else math.exp(raw) / (1 + math.exp(raw))
         return min(1.0, max(0.0, raw))
@@ -56,14 +74,15 @@ def read_card(folder: str | Path) -> CriticCard:
             f"{folder} is {', '.join(architectures) or 'of no architecture'}; a critic is a "
             "sequence classification checkpoint (critic.model.from_causal_lm makes one)"
         )
-    labels = len(config.get("id2label") or {0: "", 1: ""})
-    if labels != 1:
-        raise CriticInputError(f"{folder} has a head of {labels} labels; a critic's has one")
-    _check_head(folder)
     try:
         card = CriticCard.model_validate(_read_json(folder / "critic.json"))
     except ValidationError as error:
         raise CriticInputError(f"{folder / 'critic.json'}: {error}") from error
+    labels = len(config.get("id2label") or {0: "", 1: ""})
+    if labels != card.labels:
+        wanted = "one" if card.labels == 1 else f"{card.labels}, by its critic.json"
+        raise CriticInputError(f"{folder} has a head of {labels} labels; a critic's has {wanted}")
+    _check_head(folder, card.labels)
     if card.rendering_version != RENDERING_VERSION:
         raise CriticInputError(
             f"{folder} was trained on rendering {card.rendering_version}; this is "
@@ -94,7 +113,7 @@ def write_card(folder: str | Path, card: CriticCard) -> None:
     (Path(folder) / "critic.json").write_text(card.model_dump_json(indent=2) + "\n")
 
 
-def _check_head(folder: Path) -> None:
+def _check_head(folder: Path, labels: int) -> None:
     """The weights hold the head that the configuration promises: whoever loads them without it
     gets one of random numbers, and scores that look like any others."""
     files = sorted(folder.glob("*.safetensors"))
@@ -104,9 +123,9 @@ def _check_head(folder: Path) -> None:
                 for name in weights.keys():  # noqa: SIM118 - it is no dict
                     if name in HEADS:
                         rows = weights.get_slice(name).get_shape()[0]
-                        if rows != 1:
+                        if rows != labels:
                             raise CriticInputError(
-                                f"{folder} has a head of {rows} labels; a critic's has one"
+                                f"{folder} has a head of {rows} labels; its card says {labels}"
                             )
                         return
         except SafetensorError as error:

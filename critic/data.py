@@ -8,25 +8,31 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from critic.errors import HistoryTooLong
-from critic.rendering import Renderer
+from critic.rendering import Rendered, Renderer
 from critic.trajectory import Trajectory
 
 WINDOW = 256
 """Examples that are sorted by length together."""
 
 
-class Tokens(Protocol):
-    """Whatever is batched by its length."""
+class Rows(Protocol):
+    """Whatever is batched by its length: one or more rows of a batch."""
 
     @property
-    def ids(self) -> Sequence[int]: ...
+    def rows(self) -> int: ...
+    @property
+    def length(self) -> int:
+        """Tokens of its longest row."""
+        ...
 
 
-T = TypeVar("T", bound=Tokens)
+T = TypeVar("T", bound=Rows)
 
 
 @dataclass(frozen=True)
@@ -34,11 +40,34 @@ class Example:
     """One trajectory, ready to train on."""
 
     task_id: str
-    ids: list[int]
-    """(tokens,)"""
-    turn_ends: list[int]
-    """(turns,)"""
+    ids: list[NDArray[np.int32]]
+    """The tokens of each window: of one, where the critic reads the whole of it. They stay in one
+    batch: the target of a turn takes the value of the next, which may be in another window."""
+    turn_ends: list[list[int]]
+    """Of each window."""
     reward: float
+
+    @property
+    def rows(self) -> int:
+        return len(self.ids)
+
+    @property
+    def length(self) -> int:
+        return max(map(len, self.ids))
+
+    @property
+    def turns(self) -> int:
+        return sum(map(len, self.turn_ends))
+
+
+def example_of(windows: Sequence[Rendered], task_id: str = "", reward: float = 0.0) -> Example:
+    """A rendered trajectory as an example."""
+    return Example(
+        task_id,
+        [np.asarray(window.ids, dtype=np.int32) for window in windows],
+        [window.turn_ends for window in windows],
+        reward,
+    )
 
 
 @dataclass(frozen=True)
@@ -47,9 +76,14 @@ class Batch:
 
     examples: list[Example]
     ids_BL: Tensor
+    """B: the windows of all examples, example by example."""
     mask_BL: Tensor
     at_P2: Tensor
     """(positions, 2): row and position of every agent turn's end, example by example."""
+
+    def to(self, device: torch.device) -> Batch:
+        ids, mask, at = (t.to(device) for t in (self.ids_BL, self.mask_BL, self.at_P2))
+        return Batch(self.examples, ids, mask, at)
 
 
 @dataclass(frozen=True)
@@ -62,8 +96,8 @@ class Prepared:
 
 
 def prepare(trajectories: Iterable[Trajectory], renderer: Renderer) -> Prepared:
-    """Render trajectories. Those without a reward or an agent turn, and those too long for the
-    critic, are left out and counted."""
+    """Render trajectories. Those without a reward or an agent turn are left out and counted, and so
+    are those of which no window fits the critic."""
     examples: list[Example] = []
     unrewarded = too_long = 0
     for trajectory in trajectories:
@@ -71,13 +105,11 @@ def prepare(trajectories: Iterable[Trajectory], renderer: Renderer) -> Prepared:
             unrewarded += 1
             continue
         try:
-            rendered = renderer.render(trajectory.messages, policy=trajectory.policy)
+            windows = renderer.windows(trajectory.messages, policy=trajectory.policy)
         except HistoryTooLong:
             too_long += 1
             continue
-        examples.append(
-            Example(trajectory.task_id, rendered.ids, rendered.turn_ends, trajectory.reward)
-        )
+        examples.append(example_of(windows, trajectory.task_id, trajectory.reward))
     return Prepared(examples, unrewarded, too_long)
 
 
@@ -98,11 +130,78 @@ def _chance(task_id: str, seed: int) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-def batches(
-    examples: Sequence[Example], budget: int, *, seed: int | None, pad_id: int
-) -> list[Batch]:
-    """Batches of at most ``budget`` tokens, as ``by_length`` groups them."""
-    return [collate(group, pad_id) for group in by_length(examples, budget, seed=seed)]
+@dataclass(frozen=True)
+class Siblings:
+    """Trajectories of one task, which stay in one batch so that they can be compared."""
+
+    examples: list[Example]
+
+    @property
+    def rows(self) -> int:
+        return sum(example.rows for example in self.examples)
+
+    @property
+    def length(self) -> int:
+        return max(example.length for example in self.examples)
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """What one optimiser step reads."""
+
+    epoch: int
+    batches: list[list[Example]]
+    last_of_epoch: bool
+
+
+def plan_steps(
+    examples: Sequence[Example],
+    *,
+    epochs: int,
+    batch_tokens: int,
+    step_tokens: int | None,
+    together: int = 1,
+    seed: int,
+) -> list[PlannedStep]:
+    """All steps of a training, a function of what is given. A batch is one forward pass of at most
+    ``batch_tokens``; a step has as many as give ``step_tokens``, or one. ``together``: how many
+    trajectories of a task stay in one batch, as far as it has so many."""
+    units = siblings(examples, together, seed=seed)
+    plan: list[PlannedStep] = []
+    for epoch in range(epochs):
+        groups = [
+            [example for unit in group for example in unit.examples]
+            for group in by_length(units, batch_tokens, seed=seed * 1000 + epoch)
+        ]
+        steps = _gathered(groups, step_tokens or 1)
+        plan += [PlannedStep(epoch, step, step is steps[-1]) for step in steps]
+    return plan
+
+
+def siblings(examples: Sequence[Example], most: int, *, seed: int) -> list[Siblings]:
+    """Groups of at most ``most`` examples of one task, in random company."""
+    by_task: dict[str, list[Example]] = {}
+    for example in examples:
+        by_task.setdefault(example.task_id, []).append(example)
+    rng = random.Random(seed)
+    found = []
+    for own in by_task.values():
+        mixed = rng.sample(own, len(own))
+        found += [Siblings(mixed[at : at + most]) for at in range(0, len(mixed), most)]
+    return found
+
+
+def _gathered(batches: list[list[Example]], tokens: int) -> list[list[list[Example]]]:
+    """Consecutive batches until they have ``tokens``."""
+    steps: list[list[list[Example]]] = []
+    held = tokens
+    for batch in batches:
+        if held >= tokens:
+            steps.append([])
+            held = 0
+        steps[-1].append(batch)
+        held += sum(len(window) for example in batch for window in example.ids)
+    return steps
 
 
 def by_length(examples: Sequence[T], budget: int, *, seed: int | str | None) -> list[list[T]]:
@@ -125,21 +224,25 @@ def by_length(examples: Sequence[T], budget: int, *, seed: int | str | None) -> 
 
 def _cut(examples: Sequence[T], budget: int) -> list[list[T]]:
     groups: list[list[T]] = []
-    for example in sorted(examples, key=lambda e: len(e.ids)):
-        if not groups or len(example.ids) * (len(groups[-1]) + 1) > budget:
+    rows = 0
+    for example in sorted(examples, key=lambda e: e.length):
+        if not groups or example.length * (rows + example.rows) > budget:
             groups.append([])
+            rows = 0
         groups[-1].append(example)
+        rows += example.rows
     return groups
 
 
 def collate(examples: list[Example], pad_id: int) -> Batch:
     """Put examples into one batch."""
-    length = max(len(e.ids) for e in examples)
-    ids = torch.full((len(examples), length), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(examples), length), dtype=torch.long)
-    at: list[tuple[int, int]] = []
-    for row, example in enumerate(examples):
-        ids[row, : len(example.ids)] = torch.tensor(example.ids)
-        mask[row, : len(example.ids)] = 1
-        at += [(row, end) for end in example.turn_ends]
+    rows = [window for example in examples for window in example.ids]
+    length = max(map(len, rows))
+    ids = torch.full((len(rows), length), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(rows), length), dtype=torch.long)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.from_numpy(row)
+        mask[number, : len(row)] = 1
+    ends = [ends for example in examples for ends in example.turn_ends]
+    at = [(number, end) for number, row_ends in enumerate(ends) for end in row_ends]
     return Batch(examples, ids, mask, torch.tensor(at))

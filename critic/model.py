@@ -1,7 +1,7 @@
-"""The value model: a sequence classification network whose one label is read at every agent turn.
-Knows nothing of targets.
+"""The value model: a sequence classification network whose head is read at every agent turn. Knows
+nothing of targets.
 
-Shapes: B sequences, L tokens, H hidden, P positions at which Q is read.
+Shapes: B sequences, L tokens, H hidden, P positions at which Q is read, C logits of the head.
 """
 
 from __future__ import annotations
@@ -13,18 +13,45 @@ import torch
 from torch import Tensor, nn
 
 from critic.checkpoint import CriticCard, read_card
+from critic.losses import expectation
+
+LORA_SCALE = 2.0
 
 
-def from_causal_lm(folder: str | Path, *, head_std: float = 0.005) -> Any:
-    """A critic begun from a causal LM: its body, and a fresh head of one label. The fresh head is
-    small, so that Q starts near 0.5 everywhere under a sigmoid.
+class ValueModel(nn.Module):
+    """The network, called as training and scoring call it."""
 
-    Returns: a ``...ForSequenceClassification`` with ``num_labels=1, problem_type="regression"``.
+    def __init__(self, network: Any, activation: str) -> None:
+        super().__init__()
+        self.network, self.activation = network, activation
+
+    def forward(self, ids_BL: Tensor, mask_BL: Tensor, at_P2: Tensor) -> Tensor:
+        """The head's logits, (P, C), at the given (row, position) pairs: what serving would answer
+        for the sequence cut after that position."""
+        hidden_BLH = self.network.base_model(
+            input_ids=ids_BL, attention_mask=mask_BL
+        ).last_hidden_state
+        raw: Tensor = self.network.score(hidden_BLH[at_P2[:, 0], at_P2[:, 1]])
+        return raw.float()
+
+    def q(self, raw_PC: Tensor) -> Tensor:
+        """Q, (P,), of the head's logits, before calibration."""
+        if self.activation == "expectation":
+            return expectation(raw_PC)
+        raw = raw_PC.squeeze(-1)
+        return torch.sigmoid(raw) if self.activation == "sigmoid" else raw.clamp(0, 1)
+
+
+def from_causal_lm(folder: str | Path, *, labels: int = 1, head_std: float = 0.005) -> Any:
+    """A critic begun from a causal LM: its body, and a fresh head. The fresh head is small, so that
+    Q starts near 0.5 everywhere.
+
+    Returns: a ``...ForSequenceClassification`` with ``num_labels=labels``.
     """
     from transformers import AutoModelForSequenceClassification
 
     model = AutoModelForSequenceClassification.from_pretrained(
-        str(folder), num_labels=1, problem_type="regression", dtype=torch.float32
+        str(folder), num_labels=labels, problem_type="regression", dtype=torch.float32
     )
     if model.config.pad_token_id is None:
         eos = model.config.eos_token_id
@@ -33,23 +60,48 @@ def from_causal_lm(folder: str | Path, *, head_std: float = 0.005) -> Any:
     return model
 
 
-def load(folder: str | Path, *, dtype: torch.dtype = torch.float32) -> tuple[Any, CriticCard]:
+def load(
+    folder: str | Path, *, dtype: torch.dtype = torch.float32
+) -> tuple[ValueModel, CriticCard]:
     """Model and card of a critic's folder. Raises: ``CriticInputError``."""
     from transformers import AutoModelForSequenceClassification
 
     card = read_card(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(str(folder), dtype=dtype)
-    return model.eval(), card
+    network = AutoModelForSequenceClassification.from_pretrained(str(folder), dtype=dtype)
+    return ValueModel(network, card.activation).eval(), card
 
 
-def raw_values(model: Any, ids_BL: Tensor, mask_BL: Tensor, at_P2: Tensor) -> Tensor:
-    """The head's scalars, (P,), at the given (row, position) pairs: what serving would answer for
-    the sequence cut after that position."""
-    hidden_BLH = model.base_model(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state
-    values: Tensor = model.score(hidden_BLH[at_P2[:, 0], at_P2[:, 1]]).squeeze(-1)
-    return values.float()
-
-
-def freeze_embeddings(model: Any) -> None:
+def freeze_embeddings(network: Any) -> None:
     """All parameters but the embeddings train."""
-    model.get_input_embeddings().weight.requires_grad_(False)
+    network.get_input_embeddings().weight.requires_grad_(False)
+
+
+def add_lora(network: Any, rank: int) -> None:
+    """Put adapters into all linear layers of the body, in place; they and the head train."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    names = {
+        name.rsplit(".", 1)[-1]
+        for name, module in network.base_model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    config = LoraConfig(r=rank, lora_alpha=round(LORA_SCALE * rank), target_modules=sorted(names))
+    inject_adapter_in_model(config, network)
+    network.score.weight.requires_grad_(True)
+
+
+def plain_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a stock network: adapters (those of ``add_lora``) added to what they adapt,
+    and the names as before."""
+    plain: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        if ".lora_" in name:
+            continue
+        stem = name.removesuffix(".base_layer.weight")
+        if stem == name:
+            plain[name.replace(".base_layer.", ".")] = weight
+            continue
+        down = weights[f"{stem}.lora_A.default.weight"].float()
+        up = weights[f"{stem}.lora_B.default.weight"].float()
+        plain[f"{stem}.weight"] = weight.float() + LORA_SCALE * (up @ down)
+    return plain

@@ -6,6 +6,13 @@ rendering a history segment by segment (the first messages; then each agent turn
 replies between two of them), each behind a fixed stub instead of behind the whole history, so that
 rendering costs what is new. A chat template whose output depends on more than that (one that drops
 earlier reasoning, say) is refused when it is loaded.
+
+A history longer than the critic reads is seen through a *window*: the first messages (the task),
+and the newest turns. Where a state leaves less than an eighth of the critic's length for the next
+turn, its oldest turns are left out until it takes half (never the newest, if it fits). So a window
+moves once in many turns, and between two moves rendering is append-only as ever. Where it stands is
+a function of the history alone, and the same in training as in serving: each turn's Q is read in
+the window of its own state.
 """
 
 from __future__ import annotations
@@ -37,12 +44,23 @@ _PROBE = [
 
 @dataclass(frozen=True)
 class Rendered:
-    """Tokens of a history."""
+    """Tokens of a history, or of a window of it."""
 
     ids: list[int]
     """(tokens,)"""
     turn_ends: list[int]
-    """(turns,) position of the token that ends each agent turn: where Q is read."""
+    """(turns,) position of the token that ends each agent turn whose Q is read here."""
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """Tokens of an agent turn up to its end, and of what follows it until the next."""
+
+    said: tuple[int, ...]
+    then: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.said) + len(self.then)
 
 
 class Renderer:
@@ -74,33 +92,99 @@ class Renderer:
         self._tokens = lru_cache(maxsize=2048)(self._encode)
         self._check()
 
-    def render(self, messages: Sequence[Message], *, policy: str | None = None) -> Rendered:
-        """Tokens of the whole history, and the end of every agent turn.
+    def windows(self, messages: Sequence[Message], *, policy: str | None = None) -> list[Rendered]:
+        """Windows that hold the end of every agent turn once, oldest first: one, where the history
+        is as short as the critic reads. Each ends with the last turn that is read in it.
 
-        Raises: ``HistoryTooLong``; ``CriticInputError`` for an empty history.
+        Raises: ``HistoryTooLong`` where the first messages and one turn are too long already;
+        ``CriticInputError`` for an empty history.
         """
-        if not messages:
-            raise CriticInputError("the history has no messages")
-        ids: list[int] = []
+        first, turns = self._parts(messages, policy)
+        found: list[Rendered] = []
+        begin = -1
+        for number, start in enumerate(self._starts(first, turns)):
+            if number == len(turns):
+                break  # of the turn that is not there yet
+            if start != begin:
+                begin = start
+                found.append(Rendered(_joined(first, turns[start:number]), []))
+            window, turn = found[-1], turns[number]
+            if window.turn_ends:
+                window.ids.extend(turns[number - 1].then)
+            window.ids.extend(turn.said)
+            window.turn_ends.append(len(window.ids) - 1)
+        return found
+
+    def render(self, messages: Sequence[Message], *, policy: str | None = None) -> Rendered:
+        """Tokens of the whole history, however long, and the end of every agent turn.
+
+        Raises: ``CriticInputError`` for an empty history.
+        """
+        first, turns = self._parts(messages, policy)
+        ids = list(first)
         ends: list[int] = []
-        for text, is_turn in self._segments(self._with_policy(messages, policy)):
-            body, tail = self._split(text) if is_turn else (text, "")
-            ids += self._tokens(body)
-            if is_turn:
-                ends.append(len(ids) - 1)
-            ids += self._tokens(tail)
-        if self.max_tokens is not None and len(ids) > self.max_tokens:
-            raise HistoryTooLong(f"{len(ids)} tokens; the critic reads {self.max_tokens}")
+        for turn in turns:
+            ends.append(len(ids) + len(turn.said) - 1)
+            ids += [*turn.said, *turn.then]
         return Rendered(ids, ends)
+
+    def render_state(self, state: Sequence[Message], *, policy: str | None = None) -> list[int]:
+        """Tokens of the window in which the state's next turn is read.
+
+        Raises: as ``windows``.
+        """
+        first, turns = self._parts(state, policy)
+        *_, start = self._starts(first, turns)
+        return _joined(first, turns[start:])
 
     def render_action(
         self, state: Sequence[Message], action: Message, *, policy: str | None = None
     ) -> list[int]:
-        """Tokens of the state and one agent turn, up to where its Q is read."""
+        """Tokens of the state's window and one agent turn, up to where its Q is read.
+
+        Raises: as ``windows``.
+        """
         if action.role != "assistant":
             raise CriticInputError(f"an action is an assistant's message; got one of {action.role}")
-        rendered = self.render([*state, action], policy=policy)
-        return rendered.ids[: rendered.turn_ends[-1] + 1]
+        return self.windows([*state, action], policy=policy)[-1].ids
+
+    def _parts(
+        self, messages: Sequence[Message], policy: str | None
+    ) -> tuple[tuple[int, ...], list[_Turn]]:
+        """The first messages, and the turns."""
+        if not messages:
+            raise CriticInputError("the history has no messages")
+        first: tuple[int, ...] = ()
+        turns: list[_Turn] = []
+        for text, is_turn in self._segments(self._with_policy(messages, policy)):
+            if is_turn:
+                said, then = self._split(text)
+                turns.append(_Turn(self._tokens(said), self._tokens(then)))
+            elif turns:
+                turns[-1] = _Turn(turns[-1].said, turns[-1].then + self._tokens(text))
+            else:
+                first = self._tokens(text)
+        return first, turns
+
+    def _starts(self, first: Sequence[int], turns: list[_Turn]) -> Iterator[int]:
+        """For each turn, and for one that would follow, the first turn of its window."""
+        most = self.max_tokens
+        start, length = 0, len(first)
+        for number in range(len(turns) + 1):
+            said = len(turns[number].said) if number < len(turns) else 0
+            if most is not None and length > most - most // 8:
+                while start < number - 1 and length > most // 2:
+                    length -= len(turns[start])
+                    start += 1
+            while most is not None and start < number and length + said > most:
+                length -= len(turns[start])
+                start += 1
+            if most is not None and length + said > most:
+                what = "the first messages and one turn" if said else "the first messages"
+                raise HistoryTooLong(f"{what} take {length + said} tokens; the critic reads {most}")
+            yield start
+            if number < len(turns):
+                length += len(turns[number])
 
     def _with_policy(self, messages: Sequence[Message], policy: str | None) -> list[Message]:
         history = list(messages)
@@ -166,6 +250,13 @@ class Renderer:
             probe = _PROBE[:length]
             if "".join(text for text, _ in self._segments(probe)) != self._text(probe):
                 raise NotAppendOnly(_EXPLAIN)
+
+
+def _joined(first: Sequence[int], turns: Sequence[_Turn]) -> list[int]:
+    ids = list(first)
+    for turn in turns:
+        ids += [*turn.said, *turn.then]
+    return ids
 
 
 _EXPLAIN = (

@@ -2,40 +2,56 @@
 
 Departures from the paper's recipe (Zainullina et al., ICML 2025):
 1. Targets are of the online network, from the same forward pass, without gradient: the paper names
-   no target network, and this costs nothing.
+   no target network, and this costs nothing. ``target_network: ema`` is the usual alternative.
 2. The head's scalar goes through a sigmoid and the loss is binary cross-entropy by default (``l2``
    is the paper's): Q is a probability here, and cross-entropy learns its ends faster.
 3. Early passes may use a higher lambda than the last (``warm_lam``): a fresh head's own values say
    nothing to bootstrap from.
 
-Run it: ``python -m critic train --init POLICY --data runs.jsonl --out critic/``
+The order of batches is a function of the settings, and a step's loss is divided by the turns of the
+whole step. So a training that was stopped and taken up, and one on several processes, take the same
+steps as one that was not.
+
+Run it: ``python -m critic train --init POLICY --data runs.jsonl --out critic/``; on several devices
+behind ``accelerate launch -m``, with FSDP by accelerate's own options.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import shutil
-import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import get_cosine_schedule_with_warmup
 
-from critic import model as value_model
-from critic.checkpoint import CriticCard, read_renderer, write_card
-from critic.data import Batch, Example, batches, prepare, split_by_task
+from critic import losses
+from critic.checkpoint import CriticCard, read_renderer
+from critic.data import Example, Prepared, collate, plan_steps, prepare, split_by_task
 from critic.errors import CriticInputError
-from critic.evaluation import auc, brier, ece, within_task
+from critic.measuring import measure
+from critic.model import ValueModel, add_lora, freeze_embeddings, from_causal_lm, load
+from critic.progress import TrainingRun
 from critic.targets import td_lambda
 from critic.trajectory import Trajectory
 
-Loss = Literal["bce", "l2"]
+Loss = Literal["bce", "l2", "hl_gauss"]
+LOSSES: dict[Loss, Callable[[Tensor, Tensor], Tensor]] = {
+    "bce": losses.cross_entropy,
+    "l2": losses.squared_error,
+    "hl_gauss": losses.categorical,
+}
+
+
+TOGETHER = 4
+"""Trajectories of a task that the ordering term sees in one batch."""
 
 
 class TrainingSettings(BaseModel):
@@ -44,19 +60,40 @@ class TrainingSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     lam: float = Field(default=0.7, ge=0, le=1)
+    """Lambda of the targets; 1 is Monte Carlo, with ``gamma`` below 1 the discounted one."""
     warm_lam: float = Field(default=1.0, ge=0, le=1)
     """Lambda of the first pass."""
     gamma: float = Field(default=1.0, ge=0, le=1)
+    target_network: Literal["online", "ema"] = "online"
+    ema: float = Field(default=0.99, ge=0, lt=1)
+    """Share that the averaged target network keeps of itself each step."""
     loss: Loss = "bce"
+    bins: int = Field(default=51, ge=3)
+    """Of the categorical head of ``hl_gauss``."""
+    ordering: float = Field(default=0.0, ge=0)
+    """Weight of the term that orders trajectories of one task by their outcome."""
     epochs: int = Field(default=3, ge=1)
     lr: float = Field(default=3e-4, gt=0)
     warmup: float = Field(default=0.03, ge=0, lt=1)
     """Share of the steps."""
     weight_decay: float = 0.1
     batch_tokens: int = Field(default=16_384, ge=1)
-    max_tokens: int | None = None
+    """Tokens of one forward pass, padding counted."""
+    step_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of one optimiser step, at least; of one forward pass where it is not given."""
+    max_tokens: int | None = Field(default=None, ge=16)
+    """Tokens that the critic reads; of longer histories, a window (``critic.rendering``)."""
     held_out: float = Field(default=0.1, ge=0, lt=1)
     """Share of the tasks."""
+    eval_every: int | None = Field(default=None, ge=1)
+    """Steps; each pass where it is not given."""
+    patience: int | None = Field(default=None, ge=1)
+    """Evaluations without a better one after which it stops."""
+    save_every: int = Field(default=500, ge=1)
+    """Steps between two places at which it can be taken up."""
+    lora_rank: int = Field(default=0, ge=0)
+    """0 trains all weights but the embeddings; else adapters of this rank, and the head."""
+    gradient_checkpointing: bool = False
     policy_in_prompt: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Of attention."""
@@ -74,145 +111,215 @@ def train(
     settings: TrainingSettings,
     *,
     progress: Progress = lambda step, steps, metrics: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
-    """Train a critic from the causal LM (or the critic) in ``init`` and write it to ``out``.
+    """Train a critic from the causal LM (or the critic) in ``init`` and write the best checkpoint
+    by Brier score on held-out tasks to ``out``. One that was stopped is taken up.
 
+    ``stopped`` is asked after each step; when it says so, the state is saved and what was measured
+    so far is returned, with ``stopped`` 1.
     Returns: metrics of the kept checkpoint on held-out tasks. Raises: ``CriticInputError`` without
-    usable data; ``FloatingPointError`` when the loss is no longer finite (the best checkpoint so
-    far is kept).
+    usable data, or where ``out`` was begun with other settings or data; ``FloatingPointError`` when
+    the loss is no longer finite, ``OSError`` when it cannot write (the best checkpoint so far stays
+    as it is).
     """
-    torch.manual_seed(settings.seed)
-    out = Path(out)
+    accelerator = Accelerator(
+        mixed_precision="bf16",
+        cpu=not torch.cuda.is_available(),
+        step_scheduler_with_optimizer=False,
+    )
+    set_seed(settings.seed)
     rows = list(trajectories)
     card = _card(settings, rows)
     renderer = read_renderer(init, card)
     prepared = prepare(rows, renderer)
     training, held_out = split_by_task(prepared.examples, settings.held_out, seed=settings.seed)
     if not training:
-        raise CriticInputError(
-            f"nothing to train on: {len(rows)} trajectories, {prepared.unrewarded} without a "
-            f"reward, {prepared.too_long} too long"
-        )
-    network = _begin(init, settings)
-    value_model.freeze_embeddings(network)
-    pad = int(network.config.pad_token_id)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network.to(device)
-    epochs = [
-        batches(training, settings.batch_tokens, seed=settings.seed * 1000 + epoch, pad_id=pad)
-        for epoch in range(settings.epochs)
-    ]
-    steps = sum(map(len, epochs))
-    optimizer = _optimizer(network, settings)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(steps, settings.warmup))
-    log = _Log(out)
-    best: dict[str, float] = {}
-    step = 0
-    for epoch, epoch_batches in enumerate(epochs):
-        network.train()
-        lam = settings.warm_lam if epoch == 0 else settings.lam
-        for batch in epoch_batches:
-            with torch.autocast(device.type, dtype=torch.bfloat16):
-                raw = value_model.raw_values(
-                    network, batch.ids_BL.to(device), batch.mask_BL.to(device), batch.at_P2
-                )
-            loss = loss_of(raw, targets_of(raw, batch, lam, settings.gamma), settings.loss)
-            if not math.isfinite(loss.item()):
-                raise FloatingPointError(f"the loss is {loss.item()} at step {step}")
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        raise CriticInputError(_nothing(len(rows), prepared))
+    judged = held_out or training
+    model = _begin(init, card, settings)
+    pad = int(model.network.config.pad_token_id)
+    plan = plan_steps(
+        training,
+        epochs=settings.epochs,
+        batch_tokens=settings.batch_tokens,
+        step_tokens=settings.step_tokens,
+        together=TOGETHER if settings.ordering else 1,
+        seed=settings.seed,
+    )
+    optimizer = torch.optim.AdamW(
+        _groups(model, settings.weight_decay), lr=settings.lr, betas=(0.9, 0.95)
+    )
+    schedule = get_cosine_schedule_with_warmup(
+        optimizer, math.ceil(len(plan) * settings.warmup), len(plan)
+    )
+    model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
+    average = _average(model, settings)
+    run = TrainingRun(Path(out), accelerator, settings, card, renderer.tokenizer, training)
+    with run.open(*([average] if average else [])):
+        for number in range(run.step, len(plan)):
+            planned = plan[number]
+            model.train()
+            lam = settings.warm_lam if planned.epoch == 0 else settings.lam
+            metrics = _step(
+                accelerator, model, average or model, planned.batches, pad, settings, lam
+            )
+            if not math.isfinite(metrics["loss"]):
+                raise FloatingPointError(f"the loss is {metrics['loss']} at step {number}")
+            accelerator.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            metrics["lr"] = float(schedule.get_last_lr()[0])
             schedule.step()
-            step += 1
-            metrics = {"loss": loss.item(), "lr": float(schedule.get_last_lr()[0])}
-            log.write(step=step, epoch=epoch, **metrics)
-            progress(step, steps, metrics)
-        measured = evaluate(network, held_out or training, settings.batch_tokens, pad)
-        log.write(step=step, epoch=epoch, **measured)
-        progress(step, steps, measured)
-        if not best or measured["brier_last"] <= best["brier_last"]:
-            best = measured | {"epoch": float(epoch)}
-            _save(network, renderer.tokenizer, card, out)
-    return best | {
+            if average is not None:
+                average.update_parameters(model)
+            run.stepped(planned.epoch, metrics)
+            progress(run.step, len(plan), metrics)
+            if planned.last_of_epoch or run.step % (settings.eval_every or math.inf) == 0:
+                found = measure(accelerator, model, judged, settings.batch_tokens, pad)
+                run.measured(model, found)
+                progress(run.step, len(plan), found)
+                if run.gave_up:
+                    break
+            if _any(accelerator, stopped()):
+                run.save()
+                return run.best | {"stopped": 1.0}
+            if run.step % settings.save_every == 0:
+                run.save()
+        run.finish()
+    return run.best | {
         "trajectories": float(len(prepared.examples)),
         "unrewarded": float(prepared.unrewarded),
         "too_long": float(prepared.too_long),
     }
 
 
-def targets_of(raw: Tensor, batch: Batch, lam: float, gamma: float) -> Tensor:
-    """TD(lambda) targets, (P,), from the network's own values without gradient."""
-    values = torch.sigmoid(raw.detach()).tolist()
+def _step(
+    accelerator: Accelerator,
+    model: Any,
+    target_model: Any,
+    batches: list[list[Example]],
+    pad: int,
+    settings: TrainingSettings,
+    lam: float,
+) -> dict[str, float]:
+    """Gradients of one optimiser step, whose batches are dealt to the processes. A process that
+    gets one less takes part with a weight of nothing, since all have to."""
+    turns = sum(example.turns for batch in batches for example in batch)
+    pairs = sum(_pairs(batch) for batch in batches) if settings.ordering else 0
+    rank, world = accelerator.process_index, accelerator.num_processes
+    rounds = math.ceil(len(batches) / world)
+    total = torch.zeros((), device=accelerator.device)
+    for number in range(rounds):
+        at = number * world + rank
+        weight = float(at < len(batches))
+        batch = collate(batches[at if weight else 0], pad).to(accelerator.device)
+        with nullcontext() if number == rounds - 1 else accelerator.no_sync(model):
+            with accelerator.autocast():
+                raw = model(batch.ids_BL, batch.mask_BL, batch.at_P2)
+            q = _q(accelerator, model, raw)
+            values = q.detach() if target_model is model else _values(
+                accelerator, target_model, batch)  # fmt: skip
+            targets = targets_of(values.tolist(), batch.examples, lam, settings.gamma)
+            loss = LOSSES[settings.loss](raw, targets.to(raw.device)).sum() / turns
+            if pairs:
+                loss = loss + settings.ordering * _ordering(q, batch.examples) / pairs
+            # the gradients of all processes are averaged
+            accelerator.backward(loss * weight * world)
+        total += loss.detach() * weight
+    return {"loss": float(accelerator.reduce(total, reduction="sum"))}
+
+
+def _any(accelerator: Accelerator, told: bool) -> bool:
+    """Whether any process was told so: they stop together, or wait for each other for ever."""
+    if accelerator.num_processes == 1:
+        return told
+    count = torch.tensor(float(told), device=accelerator.device)
+    return bool(accelerator.reduce(count, reduction="sum") > 0)
+
+
+def targets_of(values: list[float], examples: list[Example], lam: float, gamma: float) -> Tensor:
+    """TD(lambda) targets, (P,), of a batch's turns from their values."""
     targets: list[float] = []
     at = 0
-    for example in batch.examples:
-        turns = len(example.turn_ends)
-        targets += td_lambda(values[at : at + turns], example.reward, lam=lam, gamma=gamma)
-        at += turns
-    return torch.tensor(targets, device=raw.device)
+    for example in examples:
+        own = values[at : at + example.turns]
+        targets += td_lambda(own, example.reward, lam=lam, gamma=gamma)
+        at += example.turns
+    return torch.tensor(targets)
 
 
-def loss_of(raw: Tensor, targets: Tensor, kind: Loss) -> Tensor:
-    """Mean loss over agent turns; nothing else of the sequence counts."""
-    if kind == "l2":
-        return functional.mse_loss(torch.sigmoid(raw), targets)
-    return functional.binary_cross_entropy_with_logits(raw, targets)
+def _ordering(q_P: Tensor, examples: list[Example]) -> Tensor:
+    ends = torch.tensor([example.turns for example in examples]).cumsum(0) - 1
+    reward = torch.tensor([example.reward for example in examples])
+    tasks = [example.task_id for example in examples]
+    return losses.ordering(q_P[ends.to(q_P.device)], reward, tasks).sum()
+
+
+def _pairs(examples: list[Example]) -> int:
+    """How many pairs ``_ordering`` compares."""
+    by_task: dict[str, list[float]] = {}
+    for example in examples:
+        by_task.setdefault(example.task_id, []).append(example.reward)
+    return sum(a > b for own in by_task.values() for a in own for b in own)
+
+
+def _q(accelerator: Accelerator, model: Any, raw_PC: Tensor) -> Tensor:
+    value_model: ValueModel = accelerator.unwrap_model(model)
+    return value_model.q(raw_PC)
 
 
 @torch.no_grad()
-def values_of(
-    network: Any, examples: list[Example], batch_tokens: int, pad: int
-) -> dict[int, list[float]]:
-    """Q at every turn, by ``id`` of the example."""
-    network.eval()
-    device = next(network.parameters()).device
-    found: dict[int, list[float]] = {}
-    for batch in batches(examples, batch_tokens, seed=None, pad_id=pad):
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            raw = value_model.raw_values(
-                network, batch.ids_BL.to(device), batch.mask_BL.to(device), batch.at_P2
-            )
-        q = iter(torch.sigmoid(raw).tolist())
-        for example in batch.examples:
-            found[id(example)] = [next(q) for _ in example.turn_ends]
-    return found
+def _values(accelerator: Accelerator, average: AveragedModel, batch: Any) -> Tensor:
+    with accelerator.autocast():
+        raw = average(batch.ids_BL, batch.mask_BL, batch.at_P2)
+    return _q(accelerator, average.module, raw)
 
 
-def evaluate(
-    network: Any, examples: list[Example], batch_tokens: int, pad: int
-) -> dict[str, float]:
-    """Metrics of Q: at the last turn (``_last``: what selection uses) and at all turns."""
-    found = values_of(network, examples, batch_tokens, pad)
-    last = [found[id(e)][-1] for e in examples]
-    won = [e.reward for e in examples]
-    every = [(q, e.reward) for e in examples for q in found[id(e)]]
-    all_q, all_won = zip(*every, strict=True)
-    return {
-        "auc_last": auc(last, [w > 0.5 for w in won]),
-        "auc_all": auc(all_q, [w > 0.5 for w in all_won]),
-        "within_task_last": within_task([e.task_id for e in examples], last, won),
-        "brier_last": brier(last, won),
-        "brier_all": brier(all_q, all_won),
-        "ece_last": ece(last, won),
-    }
+def _average(model: Any, settings: TrainingSettings) -> AveragedModel | None:
+    if settings.target_network == "online":
+        return None
+    mixed = get_ema_multi_avg_fn(settings.ema)  # type: ignore[no-untyped-call]
+    return AveragedModel(model, multi_avg_fn=mixed)
 
 
-def _begin(init: str | Path, settings: TrainingSettings) -> Any:
+def _begin(init: str | Path, card: CriticCard, settings: TrainingSettings) -> ValueModel:
     if (Path(init) / "critic.json").exists():
-        network, _ = value_model.load(init)
+        model, begun = load(init)
+        if (begun.activation, begun.labels) != (card.activation, card.labels):
+            raise CriticInputError(
+                f"{init} has a head of {begun.labels} labels ({begun.activation}); loss "
+                f"{settings.loss} needs one of {card.labels} ({card.activation})"
+            )
     else:
-        network = value_model.from_causal_lm(init)
+        model = ValueModel(from_causal_lm(init, labels=card.labels), card.activation)
+    network = model.network
     if settings.dropout:
         network.config.attention_dropout = settings.dropout
         for module in network.modules():
             if hasattr(module, "attention_dropout"):
                 module.attention_dropout = settings.dropout
-    return network
+    if settings.gradient_checkpointing:
+        network.gradient_checkpointing_enable({"use_reentrant": False})
+    freeze_embeddings(network)
+    if settings.lora_rank:
+        add_lora(network, settings.lora_rank)
+    return model
+
+
+def _groups(model: ValueModel, weight_decay: float) -> list[dict[str, Any]]:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
 
 
 def _card(settings: TrainingSettings, rows: list[Trajectory]) -> CriticCard:
+    categorical = settings.loss == "hl_gauss"
     return CriticCard(
+        activation="expectation" if categorical else "sigmoid",
+        labels=settings.bins if categorical else 1,
         lam=settings.lam,
         gamma=settings.gamma,
         policies=sorted({row.policy for row in rows}),
@@ -221,55 +328,8 @@ def _card(settings: TrainingSettings, rows: list[Trajectory]) -> CriticCard:
     )
 
 
-def _optimizer(network: Any, settings: TrainingSettings) -> torch.optim.Optimizer:
-    trained = [p for p in network.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.95))
-
-
-def _cosine(steps: int, warmup: float) -> Callable[[int], float]:
-    warm = max(1, int(steps * warmup))
-
-    def factor(step: int) -> float:
-        if step < warm:
-            return (step + 1) / warm
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm))))
-
-    return factor
-
-
-def _save(network: Any, tokenizer: Any, card: CriticCard, out: Path) -> None:
-    """Write the whole checkpoint beside ``out``, then put it in place."""
-    fresh = out.with_name(f"{out.name}.tmp-{os.getpid()}")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    stored = {k: v.to(torch.bfloat16) for k, v in network.state_dict().items()}
-    network.save_pretrained(fresh, state_dict=stored)
-    config = json.loads((fresh / "config.json").read_text())
-    config["dtype"] = "bfloat16"
-    config["attention_dropout"] = 0.0
-    (fresh / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    tokenizer.save_pretrained(fresh)
-    write_card(fresh, card)
-    out.mkdir(parents=True, exist_ok=True)
-    for file in fresh.iterdir():
-        os.replace(file, out / file.name)
-    fresh.rmdir()
-
-
-class _Log:
-    """``metrics.jsonl`` beside the checkpoint."""
-
-    def __init__(self, out: Path) -> None:
-        out.mkdir(parents=True, exist_ok=True)
-        self._file = out / "metrics.jsonl"
-        self._file.write_text("")
-        self._began = time.monotonic()
-
-    def write(self, **values: float) -> None:
-        row = {"seconds": round(time.monotonic() - self._began, 2), **values}
-        with self._file.open("a") as out:
-            out.write(json.dumps(row) + "\n")
+def _nothing(rows: int, prepared: Prepared) -> str:
+    return (
+        f"nothing to train on: {rows} trajectories, {prepared.unrewarded} without a reward, "
+        f"{prepared.too_long} too long"
+    )

@@ -55,6 +55,11 @@ class Example:
 
     ids: list[int]
     own: list[bool]
+    rows = 1
+
+    @property
+    def length(self) -> int:
+        return len(self.ids)
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]]) -> Example:

@@ -10,32 +10,34 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from search.errors import CriticRefused
 
+T = TypeVar("T")
 Rows = list[list[int]]
 MOST_ROWS = 256
 """Of one request, unless a single caller has more."""
 
 
 @dataclass(eq=False)
-class _Call:
+class _Call(Generic[T]):
     rows: Rows
-    values: asyncio.Future[list[float]]
+    values: asyncio.Future[list[T]]
 
 
-class Together:
+class Together(Generic[T]):
     """``send`` gives one value a row. At most ``at_once`` of it are under way."""
 
-    def __init__(self, send: Callable[[Rows], Awaitable[list[float]]], at_once: int) -> None:
+    def __init__(self, send: Callable[[Rows], Awaitable[list[T]]], at_once: int) -> None:
         self._send, self._at_once = send, at_once
-        self._waiting: deque[_Call] = deque()
+        self._waiting: deque[_Call[T]] = deque()
         self._senders: set[asyncio.Task[None]] = set()
 
-    async def __call__(self, rows: Rows) -> list[float]:
+    async def __call__(self, rows: Rows) -> list[T]:
         """The values of ``rows``. Whoever is cancelled leaves; a request that all have left is
         cancelled. Raises: what ``send`` raises."""
-        call = _Call(rows, asyncio.get_running_loop().create_future())
+        call = _Call[T](rows, asyncio.get_running_loop().create_future())
         self._waiting.append(call)
         if len(self._senders) < self._at_once:
             sender = asyncio.create_task(self._send_waiting())
@@ -59,8 +61,8 @@ class Together:
         finally:  # at once: a call that comes now has to see that it needs one of its own
             self._senders.discard(sender)
 
-    def _next(self) -> list[_Call]:
-        calls: list[_Call] = []
+    def _next(self) -> list[_Call[T]]:
+        calls: list[_Call[T]] = []
         rows = 0
         while self._waiting and (not calls or rows + len(self._waiting[0].rows) <= MOST_ROWS):
             call = self._waiting.popleft()
@@ -69,7 +71,7 @@ class Together:
                 rows += len(call.rows)
         return calls
 
-    async def _answer(self, calls: list[_Call]) -> None:
+    async def _answer(self, calls: list[_Call[T]]) -> None:
         sending = asyncio.ensure_future(self._send([row for call in calls for row in call.rows]))
 
         def left(_: object) -> None:

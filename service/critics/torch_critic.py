@@ -28,7 +28,11 @@ class TorchCritic:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def warm(self, state: Sequence[Message], *, session: str | None = None) -> None:
-        """Nothing: no prefix is kept here."""
+        await self._run(self._warmed, state)
+
+    def _warmed(self, state: Sequence[Message]) -> list[float]:
+        self._scorer.warm(state)
+        return []
 
     async def score(
         self, state: Sequence[Message], actions: Sequence[Message], *, session: str | None = None

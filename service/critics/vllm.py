@@ -58,26 +58,27 @@ class VllmCritic:
         """Each turn's Q is read at the end of a prefix of the last one's tokens: with the prefix
         cache, computing them costs one pass."""
         try:
-            rendered = self.renderer.render(messages)
+            windows = self.renderer.windows(messages)
         except CriticInputError as error:
             raise CriticRefused(str(error)) from error
-        rows = [rendered.ids[: end + 1] for end in rendered.turn_ends]
+        rows = [window.ids[: end + 1] for window in windows for end in window.turn_ends]
         return await self._classify(rows) if rows else []
 
     def _render(self, state: Sequence[Message]) -> list[int]:
         try:
-            return self.renderer.render(state).ids
+            return self.renderer.render_state(state)
         except CriticInputError as error:
             raise CriticRefused(str(error)) from error
 
     async def _classify(self, rows: list[list[int]]) -> list[float]:
-        scalars = await self._together(rows)
-        if not all(map(math.isfinite, scalars)):  # costs whom it is for, not who was sent with it
-            raise CriticError(f"{self.settings.url}: not an answer of /classify: {scalars}")
-        return [self.card.q(scalar) for scalar in scalars]
+        answers = await self._together(rows)
+        for logits in answers:
+            if not all(map(math.isfinite, logits)):  # costs whom it is for, not who was with it
+                raise CriticError(f"{self.settings.url}: not an answer of /classify: {logits}")
+        return [self.card.q(logits) for logits in answers]
 
-    async def _request(self, rows: list[list[int]]) -> list[float]:
-        """The head's scalar of each row."""
+    async def _request(self, rows: list[list[int]]) -> list[list[float]]:
+        """The head's logits of each row."""
         body = {"model": self.settings.model, "input": rows, "use_activation": False}
         try:
             response = await self._post(body)
@@ -90,9 +91,15 @@ class VllmCritic:
                 raise CriticRefused(told)
             raise CriticError(f"{self.settings.url} answers {response.status_code}: {told}")
         try:
-            return [_scalar(row) for _, row in zip(rows, response.json()["data"], strict=True)]
+            return [self._logits(row) for _, row in zip(rows, response.json()["data"], strict=True)]
         except (KeyError, TypeError, ValueError) as error:
             raise CriticError(f"not an answer of /classify: {response.text[:200]!r}") from error
+
+    def _logits(self, row: dict[str, Any]) -> list[float]:
+        logits = [float(logit) for logit in row["probs"]]
+        if len(logits) != self.card.labels:
+            raise ValueError(f"{len(logits)} labels; this critic has {self.card.labels}")
+        return logits
 
     @stamina.retry(on=_BROKEN, attempts=3, timeout=10.0)
     async def _post(self, body: dict[str, Any]) -> httpx.Response:
@@ -105,10 +112,3 @@ def _message(response: httpx.Response) -> str:
         return str(response.json()["error"]["message"])
     except (KeyError, TypeError, ValueError):
         return response.text[:300]
-
-
-def _scalar(row: dict[str, Any]) -> float:
-    probs = row["probs"]
-    if len(probs) != 1:
-        raise ValueError(f"{len(probs)} labels; a critic has one")
-    return float(probs[0])

@@ -1,8 +1,10 @@
 """``python -m critic``, as documented."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from typing import NamedTuple
 
 import pytest
@@ -35,7 +37,7 @@ def test_help_names_the_commands():
     shown = subprocess.run(
         [sys.executable, "-m", "critic", "--help"], capture_output=True, text=True, check=True
     )
-    assert all(command in shown.stdout for command in ("train", "eval", "score"))
+    assert all(command in shown.stdout for command in ("import", "train", "eval", "score"))
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +82,43 @@ def test_what_is_wrong_is_one_line(folder, critic):
         assert done.code == 1
         assert message in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_import(folder, critic, tmp_path):
+    rows = [json.loads(line) for line in (folder / "rollouts.jsonl").read_text().splitlines()]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n{broken\n")
+    out = tmp_path / "out.jsonl"
+    shown = critic("import", tmp_path / "in.jsonl", "--out", out)
+    assert (shown.code, out.exists()) == (0, True)
+    assert "13 rows: 12 kept" in shown.stdout
+    assert "1 rejected" in shown.stdout
+    assert "12 trajectories of 6 tasks" in shown.stdout
+    assert "not JSON" in (tmp_path / "out.rejects.jsonl").read_text()
+    told = json.loads(critic("import", tmp_path / "in.jsonl", "--out", out, "--json").stdout)
+    assert told["rows"]["kept"] == told["data"]["all"]["trajectories"] == 12
+
+
+def test_an_import_of_nothing_is_one_line(critic, tmp_path):
+    shown = critic("import", tmp_path / "nowhere.parquet", "--out", tmp_path / "out.jsonl")
+    assert shown.code == 1
+    assert "does not exist" in shown.stderr
+
+
+@pytest.mark.slow
+def test_a_training_that_is_stopped_goes_on_by_the_same_command(folder, tmp_path):
+    command = [sys.executable, "-m", "critic", "train", "--init", str(folder / "policy"), "--data",
+               str(folder / "rollouts.jsonl"), "--out", str(tmp_path / "out"), "--held-out", "0",
+               "--batch-tokens", "100"]  # fmt: skip
+    with subprocess.Popen([*command, "--epochs", "100000"], stderr=subprocess.PIPE) as training:
+        log = tmp_path / "out" / "metrics.jsonl"
+        while not (log.exists() and len(log.read_text().splitlines()) > 3):
+            assert training.poll() is None
+            time.sleep(0.05)
+        training.send_signal(signal.SIGTERM)
+        _, told = training.communicate(timeout=60)
+    assert training.returncode == 130
+    assert b"the same command goes on" in told
+    assert (tmp_path / "out" / "state").is_dir()
+    other = subprocess.run([*command, "--epochs", "2"], capture_output=True, text=True)
+    assert other.returncode == 1
+    assert "of other settings or data" in other.stderr

@@ -16,6 +16,7 @@ RENDERER = Renderer(TOKENIZER)
 text = st.text(max_size=20)
 replies = st.lists(text.map(Message.user), min_size=1, max_size=2)
 turn = st.tuples(text.map(Message.assistant), replies)
+words = st.text(alphabet="abc \n", max_size=12)
 histories = st.builds(
     lambda head, turns: [Message.system("s"), *head, *(m for a, r in turns for m in [a, *r])],
     replies,
@@ -49,6 +50,79 @@ def test_every_turn_end_is_the_end_token_of_that_turn(history):
     assert [rendered.ids[e] for e in rendered.turn_ends] == [TOKENIZER.eos_token_id] * len(turns)
     for i, end in zip(turns, rendered.turn_ends, strict=True):
         assert RENDERER.render_action(history[:i], history[i]) == rendered.ids[: end + 1]
+
+
+SHORT = Renderer(TOKENIZER, max_tokens=48)
+long_histories = st.builds(
+    lambda turns: [
+        Message.system("s"), Message.user("u"), *(m for a, r in turns for m in [a, *r])
+    ],
+    st.lists(st.tuples(words.map(Message.assistant), st.lists(words.map(Message.user), max_size=1)),
+             min_size=1, max_size=12),
+)  # fmt: skip
+
+
+def turns_of(history):
+    return [i for i, m in enumerate(history) if m.role == "assistant"]
+
+
+@settings(deadline=None)
+@given(long_histories)
+def test_every_turn_is_read_once_in_a_window_that_the_critic_can_read(history):
+    windows = SHORT.windows(history)
+    ends = [window.ids[end] for window in windows for end in window.turn_ends]
+    assert ends == [TOKENIZER.eos_token_id] * len(turns_of(history))
+    assert all(len(w.ids) <= 48 and w.turn_ends[-1] == len(w.ids) - 1 for w in windows)
+
+
+@settings(deadline=None)
+@given(long_histories)
+def test_a_turn_is_read_in_training_as_it_is_in_serving(history):
+    trained = [w.ids[: end + 1] for w in SHORT.windows(history) for end in w.turn_ends]
+    served = [SHORT.render_action(history[:i], history[i]) for i in turns_of(history)]
+    assert trained == served
+
+
+@settings(deadline=None)
+@given(long_histories)
+def test_a_window_begins_with_the_first_messages_and_keeps_the_newest_turns(history):
+    for i in turns_of(history):
+        shown = TOKENIZER.decode(SHORT.render_action(history[:i], history[i]))
+        whole = TOKENIZER.decode(RENDERER.render_action(history[:i], history[i]))
+        first = TOKENIZER.decode(RENDERER.render(history[:2]).ids)
+        assert shown.startswith(first)
+        assert whole.endswith(shown.removeprefix(first))
+
+
+@settings(deadline=None)
+@given(long_histories)
+def test_an_action_is_read_behind_the_state_that_was_read_ahead_where_it_fits(history):
+    for i in turns_of(history):
+        state = SHORT.render_state(history[:i])
+        action = SHORT.render_action(history[:i], history[i])
+        own = len(RENDERER.render_action(history[:i], history[i])) - len(
+            RENDERER.render(history[:i]).ids
+        )
+        assert len(state) + own > 48 or action[: len(state)] == state
+
+
+def test_a_window_moves_once_in_many_turns():
+    history = [Message.user("u")]
+    for _ in range(400):
+        history += [Message.assistant("a"), Message.user("o")]
+    renderer = Renderer(TOKENIZER, max_tokens=400)
+    tokens = len(renderer.render(history).ids)
+    between_moves = 400 * (7 / 8 - 1 / 2) - tokens / 400
+    assert 5 < len(renderer.windows(history)) <= 1 + tokens / between_moves
+
+
+@pytest.mark.parametrize(("history", "what"), [
+    ([Message.user("word " * 60), Message.assistant("a")], "first messages"),
+    ([Message.user("u"), Message.assistant("word " * 60)], "one turn"),
+])  # fmt: skip
+def test_what_fits_no_window_is_refused(history, what):
+    with pytest.raises(HistoryTooLong, match=what):
+        SHORT.windows(history)
 
 
 def test_of_a_history_that_was_read_before_only_what_is_new_is_encoded():
@@ -97,7 +171,7 @@ def test_what_cannot_be_rendered_says_why():
     with pytest.raises(CriticInputError, match="no messages"):
         RENDERER.render([])
     with pytest.raises(HistoryTooLong, match="the critic reads 5"):
-        Renderer(TOKENIZER, max_tokens=5).render([Message.user("much too long")])
+        Renderer(TOKENIZER, max_tokens=5).render_state([Message.user("much too long")])
     with pytest.raises(CriticInputError, match="an assistant's message; got one of user"):
         RENDERER.render_action([Message.user("u")], Message.user("u"))
     with pytest.raises(CriticInputError, match="cannot read this"):

@@ -1,18 +1,21 @@
 """Training learns, writes a stock checkpoint, and the same Q comes out of it everywhere."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from critic import progress, training
 from critic.checkpoint import read_card
-from critic.data import batches, prepare, split_by_task
+from critic.data import by_length, collate, plan_steps, prepare, split_by_task
 from critic.errors import CriticInputError, HistoryTooLong
 from critic.rendering import Renderer
 from critic.scoring import Scorer
-from critic.training import TrainingSettings, loss_of, targets_of, train
+from critic.training import TrainingSettings, targets_of, train
 from critic.trajectory import read_trajectories, write_trajectories
 from pilotfish import Message
 from tests.tiny import causal_lm, tokenizer, trajectory
@@ -86,21 +89,186 @@ def test_candidates_scored_together_are_scored_as_they_are_alone(trained):
     assert together[0] > together[1]
 
 
-def test_targets_of_a_batch_are_by_trajectory_and_loss_counts_turns_only():
-    prepared = prepare(dataset(2), Renderer(tokenizer()))
-    [batch] = batches(prepared.examples, 10_000, seed=None, pad_id=0)
-    raw = torch.zeros(len(batch.at_P2))
-    targets = targets_of(raw, batch, lam=1.0, gamma=1.0)
-    assert targets.tolist() == [e.reward for e in batch.examples for _ in e.turn_ends]
-    assert loss_of(raw, targets, "l2").item() == pytest.approx(0.25)
-    assert loss_of(raw, targets, "bce").item() == pytest.approx(0.6931, abs=1e-3)
+def weights_of(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def same(a, b, **tolerance):
+    return a.keys() == b.keys() and all(
+        torch.allclose(a[k].float(), b[k].float(), **(tolerance or {"atol": 0, "rtol": 0}))
+        for k in a
+    )
+
+
+SHORT = FAST.model_copy(update={"epochs": 2, "step_tokens": 700, "batch_tokens": 300})
+
+
+@pytest.mark.parametrize("network", ["online", "ema"])
+def test_stopped_and_taken_up_it_comes_to_the_same_weights(tmp_path, network):
+    policy = causal_lm(tmp_path / "policy")
+    settings = SHORT.model_copy(update={"target_network": network, "save_every": 2})
+    seen = []
+    train(policy, dataset(), tmp_path / "whole", settings, progress=lambda s, n, m: seen.append(s))
+    for stop_at in (3, 2):
+        steps = iter(range(1, 1000))
+        found = train(
+            policy,
+            dataset(),
+            tmp_path / "parts",
+            settings,
+            stopped=lambda steps=steps, stop_at=stop_at: next(steps) >= stop_at,
+        )
+        assert found["stopped"] == 1
+    train(policy, dataset(), tmp_path / "parts", settings)
+    assert max(seen) > 5
+    assert same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts"))
+    logged = [json.loads(line)["step"] for line in (tmp_path / "parts/metrics.jsonl").open()]
+    assert sorted(set(logged)) == list(range(1, max(seen) + 1))
+    assert not (tmp_path / "parts" / "state").exists()
+
+
+def test_what_was_begun_with_other_settings_is_not_taken_up(tmp_path):
+    policy = causal_lm(tmp_path / "policy")
+    train(policy, dataset(), tmp_path / "out", SHORT, stopped=lambda: True)
+    with pytest.raises(CriticInputError, match="of other settings or data"):
+        train(policy, dataset(), tmp_path / "out", SHORT.model_copy(update={"lr": 1e-3}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "change",
+    [{"loss": "l2", "epochs": 40}, {"loss": "hl_gauss", "epochs": 40}, {"ordering": 0.5},
+     {"target_network": "ema"}, {"gamma": 0.95, "lam": 1.0}, {"gradient_checkpointing": True}],
+    ids=str,
+)  # fmt: skip
+def test_every_way_to_train_learns(tmp_path, change):
+    policy = causal_lm(tmp_path / "policy")
+    settings = FAST.model_copy(update={"epochs": 16, "batch_tokens": 500} | change)
+    metrics = train(policy, dataset(), tmp_path / "out", settings)
+    assert metrics["auc_last"] == 1.0
+    [good, bad] = dataset(1)
+    scorer = Scorer(tmp_path / "out")
+    assert scorer.score_turns(good.messages)[-1] > scorer.score_turns(bad.messages)[-1] + 0.2
+
+
+@pytest.mark.slow
+def test_adapters_learn_and_leave_a_stock_checkpoint(tmp_path):
+    policy = causal_lm(tmp_path / "policy")
+    settings = FAST.model_copy(update={"lora_rank": 4, "epochs": 40, "lr": 1e-2})
+    assert train(policy, dataset(), tmp_path / "out", settings)["auc_last"] == 1.0
+    stock = AutoModelForSequenceClassification.from_pretrained(policy, num_labels=1)
+    assert weights_of(tmp_path / "out").keys() == stock.state_dict().keys()
+    [good, bad] = dataset(1)
+    scorer = Scorer(tmp_path / "out")
+    assert scorer.score_turns(good.messages)[-1] > scorer.score_turns(bad.messages)[-1] + 0.2
+
+
+@pytest.mark.slow
+def test_histories_longer_than_the_critic_reads_are_learnt_through_their_windows(tmp_path):
+    policy = causal_lm(tmp_path / "policy")
+    rows = [
+        trajectory(f"t{i}", [*["```bash\nls\n```"] * 8, word, "submit"], reward=reward)
+        for i in range(12)
+        for word, reward in (("good", 1.0), ("bad", 0.0))
+    ]
+    settings = FAST.model_copy(update={"max_tokens": 90, "epochs": 20})
+    metrics = train(policy, rows, tmp_path / "out", settings)
+    assert metrics["too_long"] == 0
+    assert metrics["auc_last"] == 1.0
+    assert len(Scorer(tmp_path / "out").renderer.windows(rows[0].messages)) > 1
+
+
+def test_a_loss_that_is_no_number_stops_it_and_keeps_the_best_checkpoint(tmp_path, monkeypatch):
+    policy, out = causal_lm(tmp_path / "policy"), tmp_path / "out"
+    train(policy, dataset(), out, SHORT)
+    before = weights_of(out)
+    nan = torch.tensor(float("nan"))
+    monkeypatch.setitem(training.LOSSES, "bce", lambda raw, targets: raw.squeeze(-1) * nan)
+    with pytest.raises(FloatingPointError, match="at step 0"):
+        train(policy, dataset(), out, SHORT)
+    assert same(before, weights_of(out))
+
+
+def test_a_full_disk_stops_it_and_keeps_the_best_checkpoint(tmp_path, monkeypatch):
+    policy, out = causal_lm(tmp_path / "policy"), tmp_path / "out"
+    train(policy, dataset(), out, SHORT)
+    before = weights_of(out)
+
+    def full(folder, card):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(progress, "write_card", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(policy, dataset(), out, SHORT)
+    assert same(before, weights_of(out))
+    assert not list(out.glob("*.tmp"))
+
+
+def test_it_stops_early_where_nothing_gets_better(tmp_path):
+    policy = causal_lm(tmp_path / "policy")
+    settings = FAST.model_copy(update={"lr": 1e-12, "patience": 2, "epochs": 50})
+    seen = []
+    train(policy, dataset(), tmp_path / "out", settings, progress=lambda s, n, m: seen.append(s))
+    assert max(seen) < 50
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_same_steps_as_one(tmp_path):
+    policy = causal_lm(tmp_path / "policy")
+    write_trajectories(tmp_path / "data.jsonl", dataset())
+    settings = ["--epochs", "2", "--lr", "3e-3", "--batch-tokens", "300", "--step-tokens", "900",
+                "--held-out", "0.2"]  # fmt: skip
+    for processes, out in (("1", "one"), ("2", "two")):
+        command = [
+            sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes",
+            processes, "--num_machines", "1", "--mixed_precision", "bf16", "-m", "critic", "train",
+            "--init", str(policy), "--data", str(tmp_path / "data.jsonl"),
+            "--out", str(tmp_path / out), *settings,
+        ]  # fmt: skip
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
+    one, two = (
+        [json.loads(line) for line in (tmp_path / out / "metrics.jsonl").open()]
+        for out in ("one", "two")
+    )
+    losses = [[row["loss"] for row in rows if "loss" in row] for rows in (one, two)]
+    assert len(losses[0]) > 3
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+    assert same(weights_of(tmp_path / "one"), weights_of(tmp_path / "two"), atol=5e-3, rtol=0.05)
+
+
+def test_targets_of_a_batch_are_by_trajectory():
+    examples = prepare(dataset(2), Renderer(tokenizer())).examples
+    values = [0.0] * sum(e.turns for e in examples)
+    targets = targets_of(values, examples, lam=1.0, gamma=1.0)
+    assert targets.tolist() == [e.reward for e in examples for _ in range(e.turns)]
 
 
 def test_batches_stay_within_their_tokens_and_hold_everything_once():
-    prepared = prepare(dataset(20), Renderer(tokenizer()))
-    made = batches(prepared.examples, 500, seed=1, pad_id=0)
-    assert all(b.ids_BL.numel() <= 500 or len(b.examples) == 1 for b in made)
-    assert sorted(id(e) for b in made for e in b.examples) == sorted(map(id, prepared.examples))
+    examples = prepare(dataset(20), Renderer(tokenizer())).examples
+    groups = by_length(examples, 500, seed=1)
+    assert all(collate(g, 0).ids_BL.numel() <= 500 or len(g) == 1 for g in groups)
+    assert sorted(id(e) for g in groups for e in g) == sorted(map(id, examples))
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_a_plan_reads_everything_once_an_epoch(together):
+    examples = prepare(dataset(20), Renderer(tokenizer())).examples
+    options = {"epochs": 2, "batch_tokens": 500, "step_tokens": 900, "seed": 3}
+    plan = plan_steps(examples, together=together, **options)
+    for epoch in range(2):
+        read = [e for s in plan if s.epoch == epoch for b in s.batches for e in b]
+        assert sorted(map(id, read)) == sorted(map(id, examples))
+    assert [s.last_of_epoch for s in plan].count(True) == 2
+    assert plan == plan_steps(examples, together=together, **options)
+
+
+def test_trajectories_of_one_task_stay_together_where_they_are_to_be_compared():
+    examples = prepare(dataset(20), Renderer(tokenizer())).examples
+    plan = plan_steps(examples, epochs=1, batch_tokens=500, step_tokens=None, together=2, seed=3)
+    for step in plan:
+        for batch in step.batches:
+            tasks = [e.task_id for e in batch]
+            assert all(tasks.count(task) == 2 for task in tasks)
 
 
 def test_a_task_is_on_one_side_of_the_split_only():
@@ -132,7 +300,8 @@ def test_unusable_input_says_what_is_wrong(tmp_path):
 
 def test_a_head_of_more_than_one_label_is_refused(trained, tmp_path):
     for file in trained[0].iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
     config["id2label"] = {"0": "a", "1": "b"}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -143,7 +312,8 @@ def test_a_head_of_more_than_one_label_is_refused(trained, tmp_path):
 @pytest.mark.parametrize("change", ["no head", "two rows", "no weights at all"])
 def test_a_checkpoint_whose_weights_hold_another_head_is_refused(trained, tmp_path, change):
     for file in trained[0].iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = load_file(tmp_path / "model.safetensors")
     head = weights.pop("score.weight")
     if change == "two rows":
@@ -158,7 +328,8 @@ def test_a_checkpoint_whose_weights_hold_another_head_is_refused(trained, tmp_pa
 
 def test_a_history_longer_than_the_critics_positions_is_refused(trained, tmp_path):
     for file in trained[0].iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
+        if file.is_file():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 32}))
     with pytest.raises(HistoryTooLong, match="the critic reads 32"):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import httpx
 import openai
 import pytest
+from accelerate import Accelerator
 
 from critic.data import prepare
+from critic.measuring import values_of
 from critic.scoring import Scorer
-from critic.training import values_of
 from examples.bugfix.collect import strategy, tasks_of
 from pilotfish import Lookahead, Message, Strategy, Task
 from pilotfish.errors import BadRequest
@@ -68,12 +69,13 @@ def test_no_sandbox_is_left(guided_run):
 
 def test_the_same_q_in_training_in_process_and_on_vllm(pilotfish, guided_run):
     scorer = Scorer(CRITIC)
+    accelerator = Accelerator(mixed_precision="bf16", cpu=True)
     for trajectory in guided_run[1]:
         served = pilotfish.score(trajectory.messages)
         in_process = scorer.score_turns(trajectory.messages)
         [example] = prepare([trajectory], scorer.renderer).examples
-        pad = int(scorer.network.config.pad_token_id)
-        trained = values_of(scorer.network, [example], 16_000, pad)[id(example)]
+        pad = int(scorer.model.network.config.pad_token_id)
+        [trained] = values_of(accelerator, scorer.model, [example], 16_000, pad)
         assert served == pytest.approx(in_process, abs=0.02)
         assert trained == pytest.approx(in_process, abs=0.02)
         assert trajectory.qs == pytest.approx(served, abs=0.02)

@@ -1,0 +1,67 @@
+"""Losses of the value model, as pure functions over tensors. Knows nothing of networks.
+
+Shapes: P agent turns, C logits of the head (1, or the bins of a categorical head), E trajectories.
+Each gives a loss a turn (or a pair), not their mean: whoever adds up several batches knows what to
+divide by.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def squared_error(raw_PC: Tensor, targets_P: Tensor) -> Tensor:
+    """(sigmoid(raw) - target)^2, (P,): the paper's L2 (Zainullina et al., ICML 2025), of a value
+    that is kept in [0, 1]."""
+    return (torch.sigmoid(raw_PC.squeeze(-1)) - targets_P).square()
+
+
+def cross_entropy(raw_PC: Tensor, targets_P: Tensor) -> Tensor:
+    """Binary cross-entropy of sigmoid(raw) and a target in [0, 1], (P,)."""
+    return functional.binary_cross_entropy_with_logits(
+        raw_PC.squeeze(-1), targets_P, reduction="none"
+    )
+
+
+def categorical(raw_PC: Tensor, targets_P: Tensor, *, spread: float = 0.75) -> Tensor:
+    """HL-Gauss, (P,): cross-entropy to a Gaussian about the target, put into C equal bins of
+    [0, 1]; ``spread`` is its deviation in widths of a bin (Farebrother et al., "Stop Regressing",
+    ICML 2024, section 3.1)."""
+    return functional.cross_entropy(
+        raw_PC, gaussian_bins(targets_P, raw_PC.shape[-1], spread=spread), reduction="none"
+    )
+
+
+def gaussian_bins(targets_P: Tensor, bins: int, *, spread: float = 0.75) -> Tensor:
+    """The probability of each bin, (P, bins), under a Gaussian about the target that is cut to
+    [0, 1]."""
+    edges = torch.linspace(0, 1, bins + 1, device=targets_P.device, dtype=targets_P.dtype)
+    z = (edges - targets_P.unsqueeze(-1)) * (bins / spread)
+    below = torch.special.ndtr(z)
+    mass = below[:, 1:] - below[:, :-1]
+    probabilities: Tensor = mass / mass.sum(-1, keepdim=True)
+    return probabilities
+
+
+def expectation(raw_PC: Tensor) -> Tensor:
+    """Q of a categorical head, (P,): the mean of its bins' middles under softmax(raw)."""
+    bins = raw_PC.shape[-1]
+    middles = (torch.arange(bins, device=raw_PC.device, dtype=raw_PC.dtype) + 0.5) / bins
+    return raw_PC.softmax(-1) @ middles
+
+
+def ordering(q_E: Tensor, reward_E: Tensor, tasks: list[str]) -> Tensor:
+    """One loss for each pair of trajectories of one task of which one earned more, (pairs,):
+    -log sigmoid of the difference of their logits (Bradley and Terry). Only differences within a
+    task decide what is chosen, and how hard a task is cancels out of them."""
+    first, second = [], []
+    rewards = reward_E.tolist()
+    for i, task in enumerate(tasks):
+        for j, other in enumerate(tasks):
+            if task == other and rewards[i] > rewards[j]:
+                first.append(i)
+                second.append(j)
+    logits = torch.logit(q_E, eps=1e-4)
+    return -functional.logsigmoid(logits[first] - logits[second])

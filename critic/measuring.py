@@ -1,0 +1,58 @@
+"""Q of a model over many examples, and how good it is. Knows nothing of training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from critic.data import Example, by_length, collate
+from critic.evaluation import auc, brier, ece, within_task
+
+
+@torch.no_grad()
+def values_of(
+    accelerator: Accelerator, model: Any, examples: list[Example], batch_tokens: int, pad: int
+) -> list[list[float]]:
+    """Q at every turn of each example. The batches are dealt to the processes; all have all."""
+    model.eval()
+    numbers = {id(example): number for number, example in enumerate(examples)}
+    groups = by_length(examples, batch_tokens, seed=None)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    own: list[tuple[int, list[float]]] = []
+    for at in range(rank, -(-len(groups) // world) * world, world):
+        # with a sharded model all have to take part, so that who has none reads the first again
+        group = groups[at] if at < len(groups) else groups[0]
+        batch = collate(group, pad).to(accelerator.device)
+        with accelerator.autocast():
+            raw = model(batch.ids_BL, batch.mask_BL, batch.at_P2)
+        values = iter(accelerator.unwrap_model(model).q(raw).tolist())
+        own += [(numbers[id(e)], [next(values) for _ in range(e.turns)]) for e in group]
+    every = dict(gather_object(own)) if world > 1 else dict(own)
+    return [every[number] for number in range(len(examples))]
+
+
+def measure(
+    accelerator: Accelerator, model: Any, examples: list[Example], batch_tokens: int, pad: int
+) -> dict[str, float]:
+    """Metrics of Q: at the last turn (``_last``: what selection uses) and at all turns."""
+    found = values_of(accelerator, model, examples, batch_tokens, pad)
+    return metrics_of(found, examples)
+
+
+def metrics_of(values: list[list[float]], examples: list[Example]) -> dict[str, float]:
+    """As ``measure``, of the Q at every turn of each example."""
+    last = [own[-1] for own in values]
+    won = [example.reward for example in examples]
+    every = [(q, e.reward) for own, e in zip(values, examples, strict=True) for q in own]
+    all_q, all_won = zip(*every, strict=True)
+    return {
+        "auc_last": auc(last, [w > 0.5 for w in won]),
+        "auc_all": auc(all_q, [w > 0.5 for w in all_won]),
+        "within_task_last": within_task([e.task_id for e in examples], last, won),
+        "brier_last": brier(last, won),
+        "brier_all": brier(all_q, all_won),
+        "ece_last": ece(last, won),
+    }
