@@ -153,7 +153,9 @@ class TrainingRun:
         """Leave out what was logged behind the place at which it is taken up."""
         path = self.out / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= self.step and self.step]
+        # the last line may be half of one, where we were killed
+        whole = [line for line in lines if self.step and line.endswith("}")]
+        kept = [line for line in whole if json.loads(line)["step"] <= self.step]
         path.write_text("".join(f"{line}\n" for line in kept))
 
     def _save_checkpoint(self, network: Any, weights: dict[str, torch.Tensor]) -> None:

@@ -1,0 +1,59 @@
+"""Calibration keeps the order of Q and mends its level."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from critic.calibration import fit_isotonic, fit_platt
+from critic.checkpoint import CriticCard
+from critic.evaluation import ece
+
+FITS = [fit_platt, fit_isotonic]
+unit = st.floats(0, 1, allow_nan=False)
+pairs = st.lists(st.tuples(unit, st.booleans()), min_size=2, max_size=40).filter(
+    lambda rows: len({won for _, won in rows}) == 2
+)
+
+
+@pytest.mark.parametrize("fit", FITS)
+@given(pairs, unit, unit)
+def test_the_order_is_kept_and_what_comes_out_is_a_probability(fit, rows, a, b):
+    q, won = zip(*rows, strict=True)
+    fitted = fit(q, won)
+    low, high = fitted.apply(min(a, b)), fitted.apply(max(a, b))
+    assert 0 <= low <= high + 1e-12 <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_a_critic_that_is_too_sure_is_mended(fit):
+    rng = random.Random(0)
+    truth = [rng.random() for _ in range(4000)]
+    won = [float(rng.random() < t) for t in truth]
+    odds = [(t / (1 - t)) ** 3 for t in truth]
+    q = [o / (1 + o) for o in odds]
+    fitted = fit(q[:2000], won[:2000])
+    before = ece(q[2000:], won[2000:])
+    after = ece([fitted.apply(v) for v in q[2000:]], won[2000:])
+    assert before > 0.1
+    assert after < 0.05
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_outcomes_of_one_kind_are_refused(fit):
+    with pytest.raises(ValueError, match="successes and failures"):
+        fit([0.1, 0.9], [1, 1])
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_a_card_carries_it(fit):
+    fitted = fit([0.1, 0.3, 0.6, 0.9], [0, 1, 0, 1])
+    card = CriticCard.model_validate_json(CriticCard(calibration=fitted).model_dump_json())
+    assert card.q([0.4]) == pytest.approx(fitted.apply(card.uncalibrated_q([0.4])))
+
+
+def test_the_expectation_of_a_categorical_head_is_between_its_bins():
+    card = CriticCard(activation="expectation", labels=4)
+    assert card.q([0.0, 0.0, 0.0, 0.0]) == pytest.approx(0.5)
+    assert card.q([0.0, 0.0, 0.0, 50.0]) == pytest.approx(0.875)
