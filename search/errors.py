@@ -34,6 +34,10 @@ class CriticRefused(CriticError):
     """The critic cannot read this history: asking again is no use."""
 
 
+class CriticTooLong(CriticRefused):
+    """The history does not fit the critic."""
+
+
 class SandboxError(SearchError):
     """A sandbox could not be started, or did not do what was asked of it."""
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Protocol
 
 import httpx
 from pydantic import SecretStr
 
+TOO_LONG = re.compile(r"context length|context_length|max_model_len|too many tokens", re.I)
+"""In what a served model says of a request that does not fit it."""
 KEPT_FOR = 2.0
 """Seconds for which an idle connection is used again. Servers close theirs after 5 and more; one
 that is closed while a request is on its way loses it."""

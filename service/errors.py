@@ -3,7 +3,6 @@ the error is born; this is the one place that turns exceptions into answers."""
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import structlog
@@ -18,6 +17,7 @@ from search.errors import (
     ContextTooLong,
     CriticError,
     CriticRefused,
+    CriticTooLong,
     PolicyError,
     PolicyRefused,
     SandboxError,
@@ -76,9 +76,10 @@ def api_error(error: Exception) -> ApiError:
             return ApiError(error.status, f"policy: {error}", code="policy_refused")
         case PolicyError():
             return ApiError(502, f"policy: {error}", code="policy_error")
+        case CriticTooLong():
+            return ApiError(400, f"critic: {error}", code="context_length_exceeded")
         case CriticRefused():
-            code = "context_length_exceeded" if _too_long(error) else "critic_refused"
-            return ApiError(400, f"critic: {error}", code=code)
+            return ApiError(400, f"critic: {error}", code="critic_refused")
         case CriticError():
             return ApiError(502, f"critic: {error}", code="critic_error")
         case SandboxError():
@@ -86,10 +87,6 @@ def api_error(error: Exception) -> ApiError:
         case StateError():
             return ApiError(503, str(error), code="state_error", headers={"Retry-After": "1"})
     return ApiError(500, "internal error; the log has more", code="internal_error")
-
-
-def _too_long(error: Exception) -> bool:
-    return bool(re.search(r"the critic reads|context length|max_model_len", str(error)))
 
 
 def told(error: Exception, **where: str) -> ApiError:

@@ -7,10 +7,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec
 
-from critic.errors import CriticInputError
 from critic.scoring import Scorer
 from pilotfish import Message
-from search.errors import CriticRefused
+from service.critics.reading import reading
 from service.settings import TorchCriticSettings
 
 P = ParamSpec("P")
@@ -46,7 +45,5 @@ class TorchCritic:
         self, work: Callable[P, list[float]], *args: P.args, **kwargs: P.kwargs
     ) -> list[float]:
         loop = asyncio.get_running_loop()
-        try:
+        with reading():
             return await loop.run_in_executor(self._thread, lambda: work(*args, **kwargs))
-        except CriticInputError as error:
-            raise CriticRefused(str(error)) from error

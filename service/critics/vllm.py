@@ -14,11 +14,11 @@ import httpx
 import stamina
 
 from critic.checkpoint import read_card, read_renderer
-from critic.errors import CriticInputError
 from pilotfish import Message
-from search.errors import CriticError, CriticRefused
+from search.errors import CriticError, CriticRefused, CriticTooLong
+from service.critics.reading import reading
 from service.critics.together import Together
-from service.endpoint import client_of
+from service.endpoint import TOO_LONG, client_of
 from service.settings import VllmCriticSettings
 
 _BROKEN = (httpx.ConnectError, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
@@ -41,34 +41,26 @@ class VllmCritic:
         await self.client.aclose()
 
     async def warm(self, state: Sequence[Message], *, session: str | None = None) -> None:
-        await self._classify([self._render(state)])
+        with reading():
+            row = self.renderer.render_state(state)
+        await self._classify([row])
 
     async def score(
         self, state: Sequence[Message], actions: Sequence[Message], *, session: str | None = None
     ) -> list[float]:
         if not actions:
             return []
-        try:
+        with reading():
             rows = [self.renderer.render_action(state, action) for action in actions]
-        except CriticInputError as error:
-            raise CriticRefused(str(error)) from error
         return await self._classify(rows)
 
     async def score_turns(self, messages: Sequence[Message]) -> list[float]:
         """Each turn's Q is read at the end of a prefix of the last one's tokens: with the prefix
         cache, computing them costs one pass."""
-        try:
+        with reading():
             windows = self.renderer.windows(messages)
-        except CriticInputError as error:
-            raise CriticRefused(str(error)) from error
         rows = [window.ids[: end + 1] for window in windows for end in window.turn_ends]
         return await self._classify(rows) if rows else []
-
-    def _render(self, state: Sequence[Message]) -> list[int]:
-        try:
-            return self.renderer.render_state(state)
-        except CriticInputError as error:
-            raise CriticRefused(str(error)) from error
 
     async def _classify(self, rows: list[list[int]]) -> list[float]:
         answers = await self._together(rows)
@@ -88,7 +80,7 @@ class VllmCritic:
         if response.status_code != 200:
             told = _message(response)
             if response.status_code == 400:
-                raise CriticRefused(told)
+                raise CriticTooLong(told) if TOO_LONG.search(told) else CriticRefused(told)
             raise CriticError(f"{self.settings.url} answers {response.status_code}: {told}")
         try:
             return [self._logits(row) for _, row in zip(rows, response.json()["data"], strict=True)]

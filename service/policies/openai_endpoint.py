@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
@@ -22,11 +21,10 @@ from pilotfish import Message
 from pilotfish.strategy import Sampling
 from search.contracts import Sample
 from search.errors import ContextTooLong, PolicyError, PolicyRefused
-from service.endpoint import client_of
+from service.endpoint import TOO_LONG, client_of
 from service.policies.choices import Choice, beside_choices, prompt_tokens_of, sample_of
 from service.settings import EndpointPolicy
 
-_TOO_LONG = re.compile(r"context length|context_length|max_model_len|too many tokens", re.I)
 _RETRIED = (408, 429, 502, 503, 504)
 STALE_WITHIN = 1.0
 """Seconds. A connection that breaks sooner was most likely closed already. Where it was not, asking
@@ -200,7 +198,7 @@ class OpenAIPolicy:
             raise _Busy(f"{self.settings.url} answers {response.status_code}")
         answer = _json(response, strict=False)
         message = _told(answer.get("error") or answer)
-        if response.status_code in (400, 413) and _TOO_LONG.search(message):
+        if response.status_code in (400, 413) and TOO_LONG.search(message):
             raise ContextTooLong(message)
         raise PolicyRefused(message, response.status_code, answer)
 
