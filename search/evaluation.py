@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 
 from pilotfish import Task
+from pilotfish.task import check_files
 from search.contracts import Sandbox
 from search.errors import SandboxError
 
@@ -34,8 +34,8 @@ async def evaluate(sandbox: Sandbox, task: Task) -> tuple[float, str]:
 async def write_files(sandbox: Sandbox, files: Mapping[str, str]) -> None:
     """Write a task's files. Raises: ``SandboxError`` for a path that is not relative to the
     working folder, or leads out of it, before anything is written."""
-    for path in files:
-        pure = PurePosixPath(path)
-        if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\0" in path:
-            raise SandboxError(f"a task's file must lie in its working folder: {path!r} does not")
+    try:
+        check_files(files)
+    except ValueError as error:
+        raise SandboxError(str(error)) from error
     await asyncio.gather(*(sandbox.write(path, text) for path, text in files.items()))

@@ -57,7 +57,9 @@ class Rollout:
         before = time.time() - trajectory.started_at if trajectory.steps else 0.0
         self._began = time.monotonic() - max(0.0, before)
         self._prompt_tokens = max((s.decision.prompt_tokens for s in trajectory.steps), default=0)
-        self._read = _characters(self.history) if self._prompt_tokens else 0
+        last = trajectory.steps[-1] if self._prompt_tokens else None
+        self._unread = _characters([last.decision.message, *last.replies] if last else self.history)
+        """Characters that no prompt yet has counted."""
 
     async def run(self, sandbox: Sandbox) -> Trajectory:
         """Go on until the trajectory ends. Whatever ends it is a named exit status, never an
@@ -103,12 +105,13 @@ class Rollout:
                 raise _Ended("TimeLimitExceeded", "no decision in time") from None
             cost.usage = decision.usage
         if decision.prompt_tokens:
-            self._prompt_tokens, self._read = decision.prompt_tokens, _characters(self.history)
+            self._prompt_tokens, self._unread = decision.prompt_tokens, 0
         await self.journal.append(
             "decided", trajectory=self.trajectory.id, step=number, decision=dump(decision)
         )
         self.trajectory.steps.append(Step(decision=decision))
         self.history.append(decision.message)
+        self._unread += _characters([decision.message])
 
     def _check_limits(self, number: int) -> None:
         if number >= self.settings.max_steps:
@@ -129,8 +132,8 @@ class Rollout:
         if self.budget.limits.tokens is None:
             return 0
         per_candidate = self.lookahead.sampling.most_tokens or 0
-        new = _characters(self.history) - self._read
-        return self._prompt_tokens + new // CHARACTERS_PER_TOKEN + per_candidate * self.lookahead.k
+        unread = self._unread // CHARACTERS_PER_TOKEN
+        return self._prompt_tokens + unread + per_candidate * self.lookahead.k
 
     async def _execute(self, sandbox: Sandbox, step: Step) -> None:
         number = len(self.trajectory.steps) - 1
@@ -169,6 +172,7 @@ class Rollout:
         )
         step.observation, step.replies = observation, replies
         self.history += replies
+        self._unread += _characters(replies)
 
     def _check_format_errors(self) -> None:
         last = self.trajectory.steps[-self.settings.max_format_errors :]

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
-def _inside(files: dict[str, str]) -> dict[str, str]:
+def check_files(files: Mapping[str, str]) -> Mapping[str, str]:
+    """The same files. Raises: ``ValueError`` for a path that is not relative to the working folder,
+    or leads out of it."""
     for path in files:
         pure = PurePosixPath(path)
         if not pure.parts or pure.is_absolute() or ".." in pure.parts or "\0" in path:
-            raise ValueError(f"{path!r} is not a path within the working folder")
+            raise ValueError(f"a task's file must lie in its working folder: {path!r} does not")
     return files
 
 
-Files = Annotated[dict[str, str], AfterValidator(_inside)]
+Files = Annotated[dict[str, str], AfterValidator(check_files)]
 
 
 class Evaluation(BaseModel):
