@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -21,6 +23,7 @@ from critic.errors import CriticInputError
 from critic.importing.importer import Imported, import_trajectories
 from critic.importing.rewards import read_rewards
 from critic.trajectory import read_trajectories
+from pilotfish.errors import first_wrong
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 _errors = Console(stderr=True)
@@ -200,7 +203,8 @@ def _show_description(data: Description) -> None:
     for title, groups in (("policy", data.policies), ("exit status", data.exit_statuses)):
         table = Table(title, "trajectories", "solved", box=None)
         for name, group in sorted(groups.items(), key=lambda pair: -pair[1].trajectories):
-            table.add_row(escape(name), str(group.trajectories), f"{group.rate:.1%}")
+            solved = "-" if math.isnan(group.rate) else f"{group.rate:.1%}"
+            table.add_row(escape(name), str(group.trajectories), solved)
         Console().print(table)
     for name, quantiles in (("turns", data.turns), ("characters", data.characters)):
         shown = ", ".join(f"{key} {value:,.0f}" for key, value in quantiles.items())
@@ -219,9 +223,15 @@ def main() -> None:
     """Run, and put an error that the user can mend on one line."""
     try:
         app()
-    except (CriticInputError, ValueError) as error:
-        _errors.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
-        raise SystemExit(1) from None
+    except ValidationError as error:
+        _fail(first_wrong(error.errors())[1])
+    except (CriticInputError, ValueError, OSError, FloatingPointError) as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    _errors.print(f"[red]error:[/] {escape(message)}", soft_wrap=True)
+    raise SystemExit(1)
 
 
 if __name__ == "__main__":

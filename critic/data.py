@@ -93,6 +93,12 @@ class Prepared:
     examples: list[Example]
     unrewarded: int
     too_long: int
+    policies: list[str]
+    """Names of those whose trajectories they are, sorted."""
+
+    @property
+    def seen(self) -> int:
+        return len(self.examples) + self.unrewarded + self.too_long
 
 
 def prepare(trajectories: Iterable[Trajectory], renderer: Renderer) -> Prepared:
@@ -100,7 +106,9 @@ def prepare(trajectories: Iterable[Trajectory], renderer: Renderer) -> Prepared:
     are those of which no window fits the critic."""
     examples: list[Example] = []
     unrewarded = too_long = 0
+    policies: set[str] = set()
     for trajectory in trajectories:
+        policies.add(trajectory.policy)
         if trajectory.reward is None or not trajectory.steps:
             unrewarded += 1
             continue
@@ -110,7 +118,7 @@ def prepare(trajectories: Iterable[Trajectory], renderer: Renderer) -> Prepared:
             too_long += 1
             continue
         examples.append(example_of(windows, trajectory.task_id, trajectory.reward))
-    return Prepared(examples, unrewarded, too_long)
+    return Prepared(examples, unrewarded, too_long, sorted(policies))
 
 
 def split_by_task(

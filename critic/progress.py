@@ -36,11 +36,15 @@ class TrainingRun:
         card: CriticCard,
         tokenizer: Any,
         examples: list[Example],
+        *,
+        patience: int | None,
     ) -> None:
+        """``settings`` and ``examples`` decide every step: a training is taken up only by one of
+        the same. ``patience``: evaluations without a better one after which it gives up."""
         self.out, self.accelerator, self.card, self.tokenizer = out, accelerator, card, tokenizer
         self.step = 0
         self.best: dict[str, float] = {}
-        self._patience = getattr(settings, "patience", None)
+        self._patience = patience
         self._worse = 0
         self._seconds = 0.0
         self._began = time.monotonic()

@@ -129,13 +129,13 @@ def train(
         step_scheduler_with_optimizer=False,
     )
     set_seed(settings.seed)
-    rows = list(trajectories)
-    card = _card(settings, rows)
+    card = _card(settings)
     renderer = read_renderer(init, card)
-    prepared = prepare(rows, renderer)
+    prepared = prepare(trajectories, renderer)
+    card.policies = prepared.policies
     training, held_out = split_by_task(prepared.examples, settings.held_out, seed=settings.seed)
     if not training:
-        raise CriticInputError(_nothing(len(rows), prepared))
+        raise CriticInputError(_nothing(prepared))
     judged = held_out or training
     model = _begin(init, card, settings)
     pad = int(model.network.config.pad_token_id)
@@ -155,7 +155,15 @@ def train(
     )
     model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
     average = _average(model, settings)
-    run = TrainingRun(Path(out), accelerator, settings, card, renderer.tokenizer, training)
+    run = TrainingRun(
+        Path(out),
+        accelerator,
+        settings,
+        card,
+        renderer.tokenizer,
+        training,
+        patience=settings.patience,
+    )
     with run.open(*([average] if average else [])):
         for number in range(run.step, len(plan)):
             planned = plan[number]
@@ -315,21 +323,20 @@ def _groups(model: ValueModel, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def _card(settings: TrainingSettings, rows: list[Trajectory]) -> CriticCard:
+def _card(settings: TrainingSettings) -> CriticCard:
     categorical = settings.loss == "hl_gauss"
     return CriticCard(
         activation="expectation" if categorical else "sigmoid",
         labels=settings.bins if categorical else 1,
         lam=settings.lam,
         gamma=settings.gamma,
-        policies=sorted({row.policy for row in rows}),
         policy_in_prompt=settings.policy_in_prompt,
         max_tokens=settings.max_tokens,
     )
 
 
-def _nothing(rows: int, prepared: Prepared) -> str:
+def _nothing(prepared: Prepared) -> str:
     return (
-        f"nothing to train on: {rows} trajectories, {prepared.unrewarded} without a reward, "
-        f"{prepared.too_long} too long"
+        f"nothing to train on: {prepared.seen} trajectories, "
+        f"{prepared.unrewarded} without a reward, {prepared.too_long} too long"
     )

@@ -41,6 +41,7 @@ class _Rejected(Exception):
 
 
 Progress = Callable[[Path, Imported], None]
+"""Called at each row with its file and the counts so far."""
 
 
 def import_trajectories(
@@ -65,11 +66,13 @@ def import_trajectories(
         raise CriticInputError(f"format {format!r} is none of {', '.join(FORMATS)}")
     files = [file for source in sources for file in files_of(source)]
     counts, seen = Imported(), set[bytes]()
+    rejects.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         kept = stack.enter_context(TrajectoryFile(out))
         refused = stack.enter_context(rejects.open("w", encoding="utf-8"))
         for row in _rows(files):
             counts.rows += 1
+            progress(row.path, counts)
             try:
                 trajectory = _converted(row, format)
             except _Rejected as error:
@@ -88,7 +91,6 @@ def import_trajectories(
                 seen.add(digest)
                 kept.write(trajectory)
                 counts.kept += 1
-            progress(row.path, counts)
     return counts
 
 

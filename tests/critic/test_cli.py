@@ -4,12 +4,12 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from typing import NamedTuple
 
 import pytest
 
 from critic.__main__ import main
+from critic.progress import TrainingRun
 from critic.trajectory import write_trajectories
 from tests.tiny import causal_lm, trajectory
 
@@ -104,21 +104,35 @@ def test_an_import_of_nothing_is_one_line(critic, tmp_path):
     assert "does not exist" in shown.stderr
 
 
-@pytest.mark.slow
-def test_a_training_that_is_stopped_goes_on_by_the_same_command(folder, tmp_path):
-    command = [sys.executable, "-m", "critic", "train", "--init", str(folder / "policy"), "--data",
-               str(folder / "rollouts.jsonl"), "--out", str(tmp_path / "out"), "--held-out", "0",
-               "--batch-tokens", "100"]  # fmt: skip
-    with subprocess.Popen([*command, "--epochs", "100000"], stderr=subprocess.PIPE) as training:
-        log = tmp_path / "out" / "metrics.jsonl"
-        while not (log.exists() and len(log.read_text().splitlines()) > 3):
-            assert training.poll() is None
-            time.sleep(0.05)
-        training.send_signal(signal.SIGTERM)
-        _, told = training.communicate(timeout=60)
-    assert training.returncode == 130
-    assert b"the same command goes on" in told
+def test_a_training_that_is_stopped_goes_on_by_the_same_command(
+    folder, critic, tmp_path, monkeypatch
+):
+    command = ["train", "--init", folder / "policy", "--data", folder / "rollouts.jsonl", "--out",
+               tmp_path / "out", "--held-out", 0, "--batch-tokens", 100, "--epochs"]  # fmt: skip
+    stepped = TrainingRun.stepped
+
+    def interrupted(run, epoch, metrics):
+        stepped(run, epoch, metrics)
+        if run.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(TrainingRun, "stepped", interrupted)
+    told = critic(*command, 2)
+    assert told.code == 130
+    assert "the same command goes on" in told.stderr
     assert (tmp_path / "out" / "state").is_dir()
-    other = subprocess.run([*command, "--epochs", "2"], capture_output=True, text=True)
-    assert other.returncode == 1
-    assert "of other settings or data" in other.stderr
+    told = critic(*command, 1)
+    assert told.code == 1
+    assert "of other settings or data" in told.stderr
+    assert critic(*command, 2).code == 0
+    logged = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").open()]
+    steps = [row["step"] for row in logged if "loss" in row]
+    assert steps == list(range(1, len(steps) + 1))
+    assert len(steps) > 3
+
+
+def test_an_output_that_cannot_be_written_is_one_line(folder, critic, tmp_path):
+    (tmp_path / "file").write_text("x")
+    shown = critic("import", folder / "rollouts.jsonl", "--out", tmp_path / "file" / "out.jsonl")
+    assert shown.code == 1
+    assert shown.stderr.splitlines()[-1].startswith("error:")

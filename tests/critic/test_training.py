@@ -1,6 +1,7 @@
 """Training learns, writes a stock checkpoint, and the same Q comes out of it everywhere."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -87,6 +88,12 @@ def test_candidates_scored_together_are_scored_as_they_are_alone(trained):
     together = scorer.score(state, actions)
     assert together == pytest.approx([scorer.score(state, [a])[0] for a in actions], abs=1e-5)
     assert together[0] > together[1]
+
+
+def copy_files(folder, into):
+    for file in folder.iterdir():
+        if file.is_file():
+            shutil.copy(file, into)
 
 
 def weights_of(folder):
@@ -299,9 +306,7 @@ def test_unusable_input_says_what_is_wrong(tmp_path):
 
 
 def test_a_head_of_more_than_one_label_is_refused(trained, tmp_path):
-    for file in trained[0].iterdir():
-        if file.is_file():
-            (tmp_path / file.name).write_bytes(file.read_bytes())
+    copy_files(trained[0], tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["id2label"] = {"0": "a", "1": "b"}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -311,9 +316,7 @@ def test_a_head_of_more_than_one_label_is_refused(trained, tmp_path):
 
 @pytest.mark.parametrize("change", ["no head", "two rows", "no weights at all"])
 def test_a_checkpoint_whose_weights_hold_another_head_is_refused(trained, tmp_path, change):
-    for file in trained[0].iterdir():
-        if file.is_file():
-            (tmp_path / file.name).write_bytes(file.read_bytes())
+    copy_files(trained[0], tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     head = weights.pop("score.weight")
     if change == "two rows":
@@ -327,9 +330,7 @@ def test_a_checkpoint_whose_weights_hold_another_head_is_refused(trained, tmp_pa
 
 
 def test_a_history_longer_than_the_critics_positions_is_refused(trained, tmp_path):
-    for file in trained[0].iterdir():
-        if file.is_file():
-            (tmp_path / file.name).write_bytes(file.read_bytes())
+    copy_files(trained[0], tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 32}))
     with pytest.raises(HistoryTooLong, match="the critic reads 32"):
