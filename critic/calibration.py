@@ -79,10 +79,12 @@ def fit_platt(q: Sequence[float], outcome: Sequence[float]) -> Platt:
 def fit_isotonic(q: Sequence[float], outcome: Sequence[float]) -> Isotonic:
     """By pooling adjacent violators. Raises: ``ValueError`` without both outcomes."""
     won = _checked(q, outcome)
-    order = np.argsort(np.asarray(q, dtype=float), kind="stable")
+    values, at, counts = np.unique(np.asarray(q, dtype=float), return_inverse=True,
+                                   return_counts=True)  # fmt: skip
+    hits = np.bincount(at, weights=won)
     blocks: list[tuple[float, float, int]] = []  # sum of q, of outcomes, count
-    for value, hit in zip(np.asarray(q, dtype=float)[order], won[order], strict=True):
-        block = (float(value), float(hit), 1)
+    for value, hit, count in zip(values, hits, counts, strict=True):
+        block = (float(value * count), float(hit), int(count))
         while blocks and blocks[-1][1] * block[2] >= block[1] * blocks[-1][2]:
             last = blocks.pop()
             block = (last[0] + block[0], last[1] + block[1], last[2] + block[2])
@@ -92,7 +94,7 @@ def fit_isotonic(q: Sequence[float], outcome: Sequence[float]) -> Isotonic:
 
 def _checked(q: Sequence[float], outcome: Sequence[float]) -> np.ndarray:
     won = (np.asarray(outcome, dtype=float) > 0.5).astype(float)
-    if len(q) != len(won) or won.min(initial=1) == won.max(initial=0):
+    if len(q) != len(won) or len(np.unique(won)) < 2:
         raise ValueError("calibration needs successes and failures")
     return won
 

@@ -29,7 +29,7 @@ KEPT_TOKENS = 65_536
 heads of 64)."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Read:
     """A state that was read, and the keys and values of its tokens."""
 

@@ -57,3 +57,16 @@ def test_the_expectation_of_a_categorical_head_is_between_its_bins():
     card = CriticCard(activation="expectation", labels=4)
     assert card.q([0.0, 0.0, 0.0, 0.0]) == pytest.approx(0.5)
     assert card.q([0.0, 0.0, 0.0, 50.0]) == pytest.approx(0.875)
+
+
+def test_equal_q_have_one_rate_whatever_the_order_of_their_outcomes():
+    for won in ([1, 0, 0, 0], [0, 0, 0, 1], [0, 1, 0, 0]):
+        fitted = fit_isotonic([0.5] * 4, won)
+        assert fitted.apply(0.5) == 0.25
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_nothing_is_fitted_on_nothing_or_on_one_outcome(fit):
+    for q, won in (([], []), ([0.1, 0.9], [1, 1])):
+        with pytest.raises(ValueError, match="successes and failures"):
+            fit(q, won)

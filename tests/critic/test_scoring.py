@@ -99,3 +99,20 @@ def test_a_history_longer_than_the_critic_reads_is_scored_through_its_window(fol
     qs = scorer.score_turns(HISTORY)
     for turn, q in zip(TURNS, qs, strict=True):
         assert scorer.score(HISTORY[:turn], [HISTORY[turn]]) == pytest.approx([q], abs=1e-5)
+
+
+def test_kept_states_of_equal_length_are_told_apart(folder):
+    scorer = Scorer(folder)
+    first, second = ([*HISTORY[:2], Message.assistant(word), HISTORY[3]] for word in ("ab", "ba"))
+    for state in (first, second, first):
+        longer = [*state, *HISTORY[4:6]]
+        assert scorer.score(state, ACTIONS) == pytest.approx(
+            one_by_one(scorer, state, ACTIONS), abs=1e-5
+        )
+    assert scorer.score(longer, ACTIONS) == pytest.approx(
+        one_by_one(scorer, longer, ACTIONS), abs=1e-5
+    )
+    third = [*second, *HISTORY[4:6]]
+    assert scorer.score(third, ACTIONS) == pytest.approx(
+        one_by_one(scorer, third, ACTIONS), abs=1e-5
+    )
