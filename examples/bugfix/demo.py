@@ -28,13 +28,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from critic.errors import CriticInputError
+from critic.statistics import Estimate, pass_at
 from critic.trajectory import write_trajectories
 from examples.bugfix import plots
 from examples.bugfix.collect import MAX_MODEL_LEN, POLICY_ARGUMENTS, strategy, tasks_of
 from examples.bugfix.results import Results, last_qs, q_by_progress, results
 from pilotfish import AsyncPilotfish, PilotfishError, Task, Trajectory
 from search.errors import SearchError
-from search.statistics import Estimate, pass_at
 from service.local.stack import StackSettings, local_stack
 
 HERE = Path(__file__).parent

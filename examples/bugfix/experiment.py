@@ -16,12 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from critic.evaluation import auc, brier, ece
-from examples.bugfix import plots
-from examples.bugfix.collect import MAX_MODEL_LEN, POLICY_ARGUMENTS, collect, strategy, tasks_of
-from examples.bugfix.results import Regime, Results, last_qs, q_by_progress, results
-from pilotfish import AsyncPilotfish
-from search.errors import SearchError
-from search.statistics import (
+from critic.statistics import (
     Estimate,
     best_interval,
     best_of,
@@ -30,6 +25,11 @@ from search.statistics import (
     pass_at,
     success,
 )
+from examples.bugfix import plots
+from examples.bugfix.collect import MAX_MODEL_LEN, POLICY_ARGUMENTS, collect, strategy, tasks_of
+from examples.bugfix.results import Regime, Results, last_qs, q_by_progress, results
+from pilotfish import AsyncPilotfish
+from search.errors import SearchError
 from service.local.stack import StackSettings, local_stack
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"

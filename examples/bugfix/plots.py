@@ -13,8 +13,8 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
 from critic.evaluation import calibration
+from critic.statistics import Estimate, best_interval, best_of, pass_at, success
 from examples.bugfix.results import Results
-from search.statistics import Estimate, best_interval, best_of, pass_at, success
 
 COLOURS = {"policy alone": "#6b7280", "lookahead": "#0f766e"}
 

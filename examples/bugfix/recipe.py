@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from critic.training import TrainingSettings
+from critic.settings import TrainingSettings
 from critic.training import train as train_critic
 from critic.trajectory import Trajectory, read_trajectories
 from examples.bugfix.collect import MAX_MODEL_LEN, POLICY_ARGUMENTS, collect, strategy, tasks_of

@@ -1,6 +1,6 @@
 """Rollouts as tables: what an experiment's files say. Knows nothing of how they came about.
 
-A *table* is (tasks, attempts), as ``search.statistics`` wants it. In the default regime an attempt
+A *table* is (tasks, attempts), as ``critic.statistics`` wants it. In the default regime an attempt
 is the first of its slot; until-submitted it is the last.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from search.statistics import Table
+from critic.statistics import Table
 
 Regime = Literal["default", "until-submitted"]
 

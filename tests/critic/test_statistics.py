@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.statistics import (
+from critic.statistics import (
     best_interval,
     best_of,
     bootstrap,
