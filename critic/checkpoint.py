@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from critic.calibration import Calibration
 from critic.errors import CriticInputError
 from critic.rendering import RENDERING_VERSION, Renderer
+from critic.splitting import is_held_out
 
 HEADS = ("score.weight", "classifier.weight", "classifier.out_proj.weight")
 """What transformers' sequence classifiers call their head."""
@@ -41,6 +42,16 @@ class CriticCard(BaseModel):
     policy_in_prompt: bool = False
     max_tokens: int | None = None
     """The longest history, tokens."""
+    held_out: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the tasks of its data that it was not trained on."""
+    split_seed: int = 0
+    failed_q: float | None = Field(default=None, ge=0, le=1)
+    """Mean Q at the last turn of failures of tasks that it was not trained on: of more than this
+    under lookahead, the argmax has found its errors."""
+
+    def held_out_task(self, task_id: str) -> bool:
+        """Whether training held this task out, if it was among its data."""
+        return is_held_out(task_id, self.held_out, seed=self.split_seed)
 
     def q(self, logits: Sequence[float]) -> float:
         """Q in [0, 1] of the head's logits."""

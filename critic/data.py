@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from critic.errors import HistoryTooLong
 from critic.rendering import Rendered, Renderer
+from critic.splitting import is_held_out
 from critic.trajectory import Trajectory
 
 WINDOW = 256
@@ -129,13 +129,8 @@ def split_by_task(
     train: list[Example] = []
     held_out: list[Example] = []
     for example in examples:
-        (held_out if _chance(example.task_id, seed) < share else train).append(example)
+        (held_out if is_held_out(example.task_id, share, seed=seed) else train).append(example)
     return train, held_out
-
-
-def _chance(task_id: str, seed: int) -> float:
-    digest = hashlib.blake2b(f"{seed}/{task_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
 
 
 @dataclass(frozen=True)

@@ -55,4 +55,9 @@ def metrics_of(values: list[list[float]], examples: list[Example]) -> dict[str, 
         "brier_last": brier(last, won),
         "brier_all": brier(all_q, all_won),
         "ece_last": ece(last, won),
+        "failed_q_last": _mean([q for q, w in zip(last, won, strict=True) if w <= 0.5]),
     }
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")

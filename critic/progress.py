@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -110,6 +111,8 @@ class TrainingRun:
             self._worse += 1
             return
         self._worse = 0
+        failed_q = metrics["failed_q_last"]
+        self.card.failed_q = None if math.isnan(failed_q) else failed_q
         weights = self.accelerator.get_state_dict(model)
         if self.accelerator.is_main_process:
             self._save_checkpoint(self.accelerator.unwrap_model(model).network, weights)

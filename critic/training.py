@@ -22,12 +22,11 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from transformers import get_cosine_schedule_with_warmup
@@ -39,10 +38,10 @@ from critic.errors import CriticInputError
 from critic.measuring import measure
 from critic.model import ValueModel, add_lora, freeze_embeddings, from_causal_lm, load
 from critic.progress import TrainingRun
+from critic.settings import Loss, TrainingSettings
 from critic.targets import td_lambda
 from critic.trajectory import Trajectory
 
-Loss = Literal["bce", "l2", "hl_gauss"]
 LOSSES: dict[Loss, Callable[[Tensor, Tensor], Tensor]] = {
     "bce": losses.cross_entropy,
     "l2": losses.squared_error,
@@ -52,52 +51,6 @@ LOSSES: dict[Loss, Callable[[Tensor, Tensor], Tensor]] = {
 
 TOGETHER = 4
 """Trajectories of a task that the ordering term sees in one batch."""
-
-
-class TrainingSettings(BaseModel):
-    """One training."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    lam: float = Field(default=0.7, ge=0, le=1)
-    """Lambda of the targets; 1 is Monte Carlo, with ``gamma`` below 1 the discounted one."""
-    warm_lam: float = Field(default=1.0, ge=0, le=1)
-    """Lambda of the first pass."""
-    gamma: float = Field(default=1.0, ge=0, le=1)
-    target_network: Literal["online", "ema"] = "online"
-    ema: float = Field(default=0.99, ge=0, lt=1)
-    """Share that the averaged target network keeps of itself each step."""
-    loss: Loss = "bce"
-    bins: int = Field(default=51, ge=3)
-    """Of the categorical head of ``hl_gauss``."""
-    ordering: float = Field(default=0.0, ge=0)
-    """Weight of the term that orders trajectories of one task by their outcome."""
-    epochs: int = Field(default=3, ge=1)
-    lr: float = Field(default=3e-4, gt=0)
-    warmup: float = Field(default=0.03, ge=0, lt=1)
-    """Share of the steps."""
-    weight_decay: float = 0.1
-    batch_tokens: int = Field(default=16_384, ge=1)
-    """Tokens of one forward pass, padding counted."""
-    step_tokens: int | None = Field(default=None, ge=1)
-    """Tokens of one optimiser step, at least; of one forward pass where it is not given."""
-    max_tokens: int | None = Field(default=None, ge=16)
-    """Tokens that the critic reads; of longer histories, a window (``critic.rendering``)."""
-    held_out: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the tasks."""
-    eval_every: int | None = Field(default=None, ge=1)
-    """Steps; each pass where it is not given."""
-    patience: int | None = Field(default=None, ge=1)
-    """Evaluations without a better one after which it stops."""
-    save_every: int = Field(default=500, ge=1)
-    """Steps between two places at which it can be taken up."""
-    lora_rank: int = Field(default=0, ge=0)
-    """0 trains all weights but the embeddings; else adapters of this rank, and the head."""
-    gradient_checkpointing: bool = False
-    policy_in_prompt: bool = False
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Of attention."""
-    seed: int = 0
 
 
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -168,7 +121,7 @@ def train(
         for number in range(run.step, len(plan)):
             planned = plan[number]
             model.train()
-            lam = settings.warm_lam if planned.epoch == 0 else settings.lam
+            lam = settings.lam_of(planned.epoch)
             metrics = _step(
                 accelerator, model, average or model, planned.batches, pad, settings, lam
             )
@@ -332,6 +285,8 @@ def _card(settings: TrainingSettings) -> CriticCard:
         gamma=settings.gamma,
         policy_in_prompt=settings.policy_in_prompt,
         max_tokens=settings.max_tokens,
+        held_out=settings.held_out,
+        split_seed=settings.seed,
     )
 
 

@@ -16,7 +16,8 @@ from critic.data import by_length, collate, plan_steps, prepare, split_by_task
 from critic.errors import CriticInputError, HistoryTooLong
 from critic.rendering import Renderer
 from critic.scoring import Scorer
-from critic.training import TrainingSettings, targets_of, train
+from critic.settings import TrainingSettings
+from critic.training import targets_of, train
 from critic.trajectory import read_trajectories, write_trajectories
 from pilotfish import Message
 from tests.tiny import causal_lm, tokenizer, trajectory
