@@ -25,6 +25,7 @@ def assemble(
     reward: float | None,
     exit_status: str | None = None,
     exit_message: str = "",
+    submission: str | None = None,
     trajectory_id: str | None = None,
 ) -> Trajectory:
     """A trajectory of one candidate a step, which nobody scored.
@@ -53,6 +54,7 @@ def assemble(
         steps=steps,
         exit_status=known,
         exit_message=told,
+        submission=submission or None,
         reward=reward,
     )
 

@@ -28,6 +28,7 @@ def from_document(fields: dict[str, Any], path: Path) -> Trajectory:
         policy=model,
         reward=None,
         exit_status=info.get("exit_status") or None,
+        submission=info.get("submission"),
     )
 
 

@@ -29,6 +29,7 @@ def from_swe_agent_row(fields: dict[str, Any], path: Path) -> Trajectory:
         policy=fields["model_name"],
         reward=_reward(fields["target"]),
         exit_status=fields.get("exit_status"),
+        submission=fields.get("generated_patch"),
     )
 
 
@@ -54,6 +55,7 @@ def from_openhands_row(fields: dict[str, Any], path: Path) -> Trajectory:
         policy=fields.get("model_name") or OPENHANDS_POLICY,
         reward=_reward(fields["resolved"]),
         exit_status=fields.get("exit_status"),
+        submission=fields.get("model_patch"),
         trajectory_id=fields.get("trajectory_id"),
     )
 

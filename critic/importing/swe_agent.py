@@ -37,6 +37,7 @@ def from_document(fields: dict[str, Any], path: Path) -> Trajectory:
         policy=_model(replay) or info.get("model_name"),
         reward=None,
         exit_status=info.get("exit_status"),
+        submission=info.get("submission"),
     )
 
 

@@ -178,6 +178,8 @@ class Trajectory(BaseModel):
     exit_status: ExitStatus | None = None
     """``None`` while it goes on."""
     exit_message: str = ""
+    submission: str | None = None
+    """What it handed in (a patch, say), where that is known."""
     reward: float | None = None
     """1 if the hidden tests passed, 0 if not, ``None`` if it was not evaluated."""
     started_at: float = 0.0
