@@ -36,6 +36,24 @@ def auc(q: ArrayLike, outcome: ArrayLike) -> float:
     return float((ranks[won].sum() - wins * (wins + 1) / 2) / (wins * losses))
 
 
+def average_precision(q: ArrayLike, outcome: ArrayLike) -> float:
+    """Area under precision by recall, in steps: the mean, over successes, of the precision among
+    all that have at least their Q. NaN without a success.
+
+    >>> average_precision([0.9, 0.5, 0.1], [1, 0, 1])
+    0.8333333333333334
+    """
+    values, won = np.asarray(q, dtype=float), np.asarray(outcome, dtype=bool)
+    if not won.any():
+        return float("nan")
+    order = np.argsort(-values, kind="stable")
+    ranked, hits = values[order], np.cumsum(won[order])
+    last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
+    at = np.flatnonzero(last_of_tie)
+    gained = np.diff(hits[at], prepend=0)
+    return float((gained * hits[at] / (at + 1)).sum() / won.sum())
+
+
 def brier(q: ArrayLike, outcome: ArrayLike) -> float:
     """Mean squared difference of Q and outcome."""
     return float(np.mean((np.asarray(q, dtype=float) - np.asarray(outcome, dtype=float)) ** 2))
@@ -68,12 +86,14 @@ def within_task(task: Sequence[str], q: Sequence[float], outcome: Sequence[float
     by_task: dict[str, list[tuple[float, float]]] = {}
     for name, value, won in zip(task, q, outcome, strict=True):
         by_task.setdefault(name, []).append((value, won))
-    scores: list[tuple[float, int]] = []
-    for rows in by_task.values():
-        wins = sum(won > 0.5 for _, won in rows)
-        pairs = wins * (len(rows) - wins)
-        if pairs:
-            values, outcomes = zip(*rows, strict=True)
-            scores.append((auc(values, np.asarray(outcomes) > 0.5), pairs))
+    scores = [ranked_right(*zip(*rows, strict=True)) for rows in by_task.values()]
     total = sum(pairs for _, pairs in scores)
-    return sum(a * pairs for a, pairs in scores) / total if total else float("nan")
+    return sum(right for right, _ in scores) / total if total else float("nan")
+
+
+def ranked_right(q: Sequence[float], outcome: Sequence[float]) -> tuple[float, int]:
+    """Over pairs of a success and a failure: in how many the success has the higher Q (ties count
+    half), and how many there are."""
+    won = np.asarray(outcome, dtype=float) > 0.5
+    pairs = int(won.sum() * (~won).sum())
+    return (auc(q, won) * pairs if pairs else 0.0), pairs

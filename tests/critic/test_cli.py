@@ -10,7 +10,10 @@ import pytest
 
 from critic.__main__ import main
 from critic.progress import TrainingRun
-from critic.trajectory import write_trajectories
+from critic.settings import TrainingSettings
+from critic.training import train
+from critic.trajectory import read_trajectories, write_trajectories
+from pilotfish import Candidate, Message
 from tests.tiny import causal_lm, trajectory
 
 
@@ -37,7 +40,10 @@ def test_help_names_the_commands():
     shown = subprocess.run(
         [sys.executable, "-m", "critic", "--help"], capture_output=True, text=True, check=True
     )
-    assert all(command in shown.stdout for command in ("import", "train", "eval", "score"))
+    assert all(
+        command in shown.stdout
+        for command in ("import", "train", "eval", "ablate", "reselect", "score")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +59,14 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def trained(folder):
+    """A critic, hardly trained."""
+    settings = TrainingSettings(epochs=1, held_out=0)
+    train(folder / "policy", read_trajectories(folder / "rollouts.jsonl"), folder / "c", settings)
+    return folder / "c"
+
+
 def test_train_eval_and_score(folder, critic):
     data = ["--data", folder / "rollouts.jsonl"]
     out = folder / "critic"
@@ -63,11 +77,97 @@ def test_train_eval_and_score(folder, critic):
     assert trained.code in (0, None), trained.stderr
     assert json.loads(trained.stdout)["trajectories"] == 12
     measured = critic("eval", "--critic", out, *data, "--json")
-    assert 0 <= json.loads(measured.stdout)["auc_last"] <= 1
+    told = json.loads(measured.stdout)
+    assert (told["trajectories"], told["tasks"], told["mixed_tasks"]) == (12, 6, 6)
+    assert 0 <= told["by_share"][-1]["within_task"]["value"] <= 1
     scored = critic("score", "--critic", out, *data)
     rows = [json.loads(line) for line in scored.stdout.splitlines()]
     assert len(rows) == 12
     assert all(len(row["q"]) == 2 for row in rows)
+
+
+def test_eval_reports_and_calibrates(folder, critic, trained, tmp_path):
+    data = ["--data", folder / "rollouts.jsonl"]
+    page = tmp_path / "deep" / "report.html"
+    told = critic("eval", "--critic", trained, *data, "--report", page, "--calibrate", "platt")
+    assert told.code == 0, told.stderr
+    assert "choosing one of N" in told.stdout
+    assert page.read_text().count("data:image/png;base64,") == 4
+    card = json.loads((trained / "critic.json").read_text())
+    assert card["calibration"]["kind"] == "platt"
+    assert 0 <= card["failed_q"] <= 1
+    again = critic("eval", "--critic", trained, *data, "--json")
+    assert again.code == 0
+    refused = critic("eval", "--critic", trained, *data, "--calibrate", "wishful")
+    assert (refused.code, "platt, isotonic" in refused.stderr) == (1, True)
+    nobody = critic("eval", "--critic", trained, *data, "--held-out")
+    assert (nobody.code, "no trajectory" in nobody.stderr) == (1, True)
+
+
+def test_eval_of_what_training_held_out(folder, critic, tmp_path):
+    data = ["--data", folder / "rollouts.jsonl"]
+    command = ["train", "--init", folder / "policy", *data, "--out", tmp_path / "out"]
+    assert critic(*command, "--epochs", 1, "--held-out", 0.5, "--set", "warmup=0").code == 0
+    told = critic("eval", "--critic", tmp_path / "out", *data, "--held-out", "--json")
+    assert 0 < json.loads(told.stdout)["tasks"] < 6
+
+
+def test_reselect(folder, critic, trained, tmp_path):
+    scored = tmp_path / "scored.jsonl"
+    outcomes = (("yes", 0.2, 1.0), ("no", 0.8, 0.0))
+    rows = [
+        lookahead(f"t{i}", f"say {word}", q, reward)
+        for i in range(4)
+        for word, q, reward in outcomes
+    ]
+    write_trajectories(scored, rows)
+    told = critic("reselect", "--critic", trained, "--data", scored, "--json", "-n", 1, "-n", 2)
+    assert told.code == 0, told.stderr
+    found = json.loads(told.stdout)
+    one, two = found["selection"]
+    assert one["change"]["value"] == 0
+    assert two["before"]["value"] == 0
+    assert two["change"]["value"] == two["after"]["value"] >= 0
+    assert found["decisions"]["trajectories"] == 8
+    shown = critic("reselect", "--critic", trained, "--data", scored)
+    assert "by this critic" in shown.stdout
+    unscored = critic("reselect", "--critic", trained, "--data", folder / "rollouts.jsonl")
+    assert (unscored.code, "use eval" in unscored.stderr) == (1, True)
+
+
+def lookahead(task, text, q, reward):
+    """A trajectory of one step that chose among two candidates."""
+    found = trajectory(task, [text], reward=reward)
+    decision = found.steps[0].decision
+    decision.requested = 2
+    decision.candidates[0].q = q
+    other = Candidate(index=1, message=Message.assistant("other"), q=0.1)
+    decision.candidates.append(other)
+    return found
+
+
+def test_ablate(folder, critic, tmp_path):
+    out, judge_on = tmp_path / "ablation", tmp_path / "others.jsonl"
+    others = [trajectory("o", [f"say {i}"], reward=float(i > 3)) for i in range(5)]
+    write_trajectories(judge_on, others)
+    command = ["ablate", "--init", folder / "policy", "--data", folder / "rollouts.jsonl",
+               "--judge-on", judge_on, "--out", out, "--seeds", 1,
+               "--set", "epochs=1", "--vary", "lam=0.7,1", "--vary", "data=0.9"]  # fmt: skip
+    told = critic(*command)
+    assert told.code == 0, told.stderr
+    assert "| lam = 1 | 1 |" in told.stdout
+    assert {p.name for p in out.iterdir() if p.is_dir()} == {
+        "base-seed0", "lam=1-seed0", "data=0.9-seed0"
+    }  # fmt: skip
+    assert (out / "ablation.png").read_bytes().startswith(b"\x89PNG")
+    weights = out / "lam=1-seed0" / "model.safetensors"
+    made = weights.stat().st_mtime_ns
+    assert critic(*command).code == 0
+    assert weights.stat().st_mtime_ns == made
+    for vary, message in (("lam=2", "lam=2"), ("speed=1", "no setting"), ("data=0", "in (0, 1]"),
+                          ("lam", "NAME=VALUE")):  # fmt: skip
+        wrong = critic(*command[:-4], "--vary", vary)
+        assert (wrong.code, message in wrong.stderr) == (1, True), wrong.stderr
 
 
 def test_what_is_wrong_is_one_line(folder, critic):

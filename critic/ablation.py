@@ -1,0 +1,231 @@
+"""Ablation: one critic for each value of each setting and each seed, all else being equal, judged
+on trajectories of tasks that none of them was trained on. Knows nothing of pages or plots.
+
+Each critic is a folder of its own (``lam=0.5-seed1``) with what it was found to be in
+``result.json``: what is there is not made again, and what was cut short is taken up.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, Field, ValidationError
+
+from critic.errors import CriticInputError
+from critic.evaluation import auc, brier, ece, within_task
+from critic.judged import Answer, Judged, answer_of, by_task, judge
+from critic.scoring import Scorer
+from critic.selecting import chosen_by_score, column
+from critic.settings import TrainingSettings
+from critic.splitting import some_tasks
+from critic.statistics import Estimate, bootstrap, difference, success
+from critic.training import Progress, train
+from critic.trajectory import Trajectory
+from pilotfish.errors import first_wrong
+
+DATA = "data"
+"""The factor that is no setting: the share of the tasks trained on."""
+NS = (5, 10)
+HALF = 0.5
+
+Trajectories = Callable[[], Iterable[Trajectory]]
+"""Gives them anew each time."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One critic of the ablation."""
+
+    factor: str
+    """``base`` for the one that the others are compared with."""
+    value: str
+    seed: int
+    settings: TrainingSettings
+    data: float = 1.0
+
+    @property
+    def name(self) -> str:
+        told = self.factor if self.factor == BASE else f"{self.factor}={self.value}"
+        return f"{told}-seed{self.seed}"
+
+
+BASE = "base"
+
+
+class Found(BaseModel):
+    """What one critic was found to be (``result.json``)."""
+
+    factor: str
+    value: str
+    seed: int
+    metrics: dict[str, float | None]
+    best_of: dict[int, dict[str, float]]
+    """Expected success of the critic's choice of N, by N and task."""
+    trained: dict[str, float] = Field(default_factory=dict)
+
+
+class Compared(BaseModel):
+    """One value of one factor over its seeds."""
+
+    factor: str
+    value: str
+    seeds: int
+    metrics: dict[str, float]
+    """Mean over seeds."""
+    best_of: dict[int, Estimate]
+    """Mean over seeds, with the interval over tasks."""
+    by_seed: dict[int, list[float]]
+    beyond_base: dict[int, Estimate]
+    """Less the base's, paired by task; both means over the seeds that both have."""
+
+
+def cells(
+    vary: dict[str, Sequence[Any]], base: TrainingSettings, seeds: Sequence[int]
+) -> list[Cell]:
+    """The base and each other value of each factor, all of one seed before those of the next.
+
+    Raises: ``CriticInputError`` for a factor that is no setting, or a value that it cannot have.
+    """
+    found: list[Cell] = []
+    for seed in seeds:
+        own = base.model_copy(update={"seed": seed})
+        found.append(Cell(BASE, "", seed, own))
+        for factor, values in vary.items():
+            for value in values:
+                cell = _cell(factor, value, own)
+                if cell.settings != own or cell.data != 1.0:
+                    found.append(cell)
+    return found
+
+
+def _cell(factor: str, value: Any, base: TrainingSettings) -> Cell:
+    if factor == DATA:
+        if not 0 < float(value) <= 1:
+            raise CriticInputError(f"data is a share of the tasks in (0, 1]; got {value}")
+        return Cell(factor, str(value), base.seed, base, data=float(value))
+    if factor not in TrainingSettings.model_fields:
+        known = ", ".join([DATA, *TrainingSettings.model_fields])
+        raise CriticInputError(f"{factor!r} is no setting; there are: {known}")
+    try:
+        settings = TrainingSettings.model_validate(base.model_dump() | {factor: value})
+    except ValidationError as error:
+        raise CriticInputError(f"{factor}={value}: {first_wrong(error.errors())[1]}") from error
+    return Cell(factor, str(value), base.seed, settings)
+
+
+def run_cell(
+    cell: Cell,
+    init: Path,
+    trajectories: Trajectories,
+    judged_on: Trajectories,
+    folder: Path,
+    *,
+    answer: Answer = answer_of,
+    progress: Progress = lambda step, steps, metrics: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Found | None:
+    """Train and judge one critic, unless it was. ``None`` if it was stopped."""
+    out = folder / cell.name
+    result = out / "result.json"
+    if result.exists():
+        return Found.model_validate_json(result.read_text())
+    data = some_tasks(trajectories(), cell.data)
+    trained = train(init, data, out, cell.settings, progress=progress, stopped=stopped)
+    if "stopped" in trained:
+        return None
+    first_attempts = (t for t in judged_on() if t.attempt == 0)
+    found = found_of(cell, list(judge(Scorer(out), first_attempts, answer=answer)))
+    found.trained = trained
+    fresh = result.with_suffix(".tmp")
+    fresh.write_text(found.model_dump_json(indent=1))
+    fresh.replace(result)
+    return found
+
+
+def found_of(cell: Cell, judged: Sequence[Judged]) -> Found:
+    """What the trajectories that it judged say of a critic."""
+    if not judged:
+        raise CriticInputError("no trajectory to judge on has a reward")
+    won = [one.won for one in judged]
+    names = [one.task_id for one in judged]
+    metrics: dict[str, float | None] = {}
+    for told, share in (("half", HALF), ("last", 1.0)):
+        q = [one.q_at(share) for one in judged]
+        metrics |= {
+            f"auc_{told}": _finite(auc(q, won)),
+            f"within_task_{told}": _finite(within_task(names, q, won)),
+            f"brier_{told}": brier(q, won),
+            f"ece_{told}": ece(q, won),
+        }
+    tasks = by_task(judged)
+    best = {
+        n: {task: chosen_by_score(own, n) for task, own in tasks.items() if len(own) >= n}
+        for n in (1, *NS)
+    }
+    return Found(
+        factor=cell.factor,
+        value=cell.value,
+        seed=cell.seed,
+        metrics=metrics,
+        best_of={n: by for n, by in best.items() if by},
+    )
+
+
+def compare(found: Sequence[Found], *, draws: int = 2000) -> list[Compared]:
+    """Every value of every factor beside the base, in the order in which they come."""
+    groups: dict[tuple[str, str], dict[int, Found]] = {}
+    for one in found:
+        groups.setdefault((one.factor, one.value), {})[one.seed] = one
+    base = groups.get((BASE, ""), {})
+    return [_compared(group, base, draws) for group in groups.values()]
+
+
+def _compared(group: dict[int, Found], base: dict[int, Found], draws: int) -> Compared:
+    some = next(iter(group.values()))
+    paired = sorted(group.keys() & base.keys())
+    options = {"draws": draws, "resample_attempts": False}
+    best, beyond, by_seed = {}, {}, {}
+    for n in some.best_of:
+        every = list(group.values())
+        best[n] = bootstrap(success, _over_seeds(every, n), **options)  # type: ignore[arg-type]
+        by_seed[n] = [float(np.mean(list(group[seed].best_of[n].values()))) for seed in group]
+        if paired:
+            own = _over_seeds([group[seed] for seed in paired], n)
+            beyond[n] = difference(own, _over_seeds([base[seed] for seed in paired], n), **options)
+    return Compared(
+        factor=some.factor,
+        value=some.value,
+        seeds=len(group),
+        metrics={
+            name: _mean([one.metrics[name] for one in group.values()]) for name in some.metrics
+        },
+        best_of=best,
+        by_seed=by_seed,
+        beyond_base=beyond,
+    )
+
+
+def _over_seeds(found: Sequence[Found], n: int) -> np.ndarray:
+    """Mean over seeds of what is expected of each task, (tasks, 1)."""
+    tasks = sorted(found[0].best_of[n])
+    return column([float(np.mean([one.best_of[n][task] for one in found])) for task in tasks])
+
+
+def read_found(folder: Path) -> Iterator[Found]:
+    """All results in an ablation's folder, by name."""
+    for path in sorted(folder.glob("*/result.json")):
+        yield Found.model_validate(json.loads(path.read_text()))
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None

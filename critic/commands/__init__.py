@@ -1,0 +1,1 @@
+"""The commands of the critic's command line, one file each."""

@@ -1,0 +1,79 @@
+"""``ablate``: what each setting of a critic's training is worth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from critic.commands.shared import (
+    AsJson,
+    Data,
+    Set,
+    assigned,
+    end_stopped,
+    errors,
+    interruptible,
+    training_bar,
+    trajectories_of,
+)
+from critic.errors import CriticInputError
+from critic.settings import TrainingSettings
+
+
+def ablate(
+    init: Annotated[Path, typer.Option(exists=True, help="A causal LM, or a critic.")],
+    data: Data,
+    judge_on: Annotated[
+        list[Path],
+        typer.Option(exists=True, help="Trajectories of other tasks, to judge the critics on."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the critics and the report.")],
+    vary: Annotated[
+        list[str] | None, typer.Option(help="A setting and its values: lam=0,0.5,1; data=0.25,0.5.")
+    ] = None,
+    base: Set = None,
+    share: Annotated[float, typer.Option(help="Share of the tasks in the data to use.")] = 1.0,
+    seeds: Annotated[int, typer.Option(help="Critics of each value.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Train a critic for each value of each setting and each seed, judge all on the same
+    trajectories, and report what each is worth. Ctrl-C stops it; the same command goes on."""
+    from critic.ablation import cells, compare, run_cell
+    from critic.reporting import ablation_plots, ablation_table
+    from critic.splitting import some_tasks
+
+    settings = TrainingSettings.model_validate(assigned(base))
+    planned = cells({n: v.split(",") for n, v in _varied(vary)}, settings, range(seeds))
+    found = []
+    with interruptible() as interrupted:
+        for number, cell in enumerate(planned, start=1):
+            errors.print(f"{number}/{len(planned)} {cell.name}")
+            with training_bar() as show:
+                one = run_cell(
+                    cell,
+                    init,
+                    lambda: some_tasks(trajectories_of(data), share),
+                    lambda: trajectories_of(judge_on),
+                    out,
+                    progress=show,
+                    stopped=interrupted.is_set,
+                )
+            if one is None:
+                end_stopped()
+            found.append(one)
+    compared = compare(found)
+    told = [row.model_dump() for row in compared]
+    (out / "ablation.json").write_text(json.dumps(told, indent=1) + "\n")
+    (out / "ablation.md").write_text(ablation_table(compared))
+    ablation_plots(compared, out)
+    print(json.dumps(told) if as_json else ablation_table(compared))
+
+
+def _varied(vary: list[str] | None) -> list[tuple[str, str]]:
+    pairs = [(n, v) for n, v in assigned(vary).items() if v]
+    if not pairs:
+        raise CriticInputError("nothing to vary: give --vary lam=0,0.5,1, say")
+    return pairs

@@ -1,0 +1,132 @@
+"""``eval``, ``reselect``, ``score``: what a critic says of trajectories, and how good that is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, TextColumn
+
+from critic.commands.shared import AsJson, CriticFolder, Data, errors, trajectories_of
+from critic.errors import CriticInputError
+
+Ns = Annotated[list[int] | None, typer.Option("-n", help="N to choose one of; several times.")]
+
+
+def evaluate(
+    critic: CriticFolder,
+    data: Data,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report with plots.")] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(help="platt or isotonic: fit it on these trajectories, into critic.json."),
+    ] = None,
+    held_out: Annotated[
+        bool, typer.Option(help="Only the tasks that its training held out of the same data.")
+    ] = False,
+    n: Ns = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a critic on trajectories that have a reward, of tasks that it was not trained on: by
+    share of the way, choosing one of N, and as a probability."""
+    from critic.checkpoint import write_card
+    from critic.hacking import mean_failed_q
+    from critic.judged import calibrated, judge
+    from critic.quality import FITS, NS, fit_calibration, quality
+    from critic.reporting import quality_table, write_report
+    from critic.scoring import Scorer
+
+    if calibrate is not None and calibrate not in FITS:
+        raise CriticInputError(f"--calibrate is one of {', '.join(FITS)}; got {calibrate!r}")
+    scorer = Scorer(critic)
+    trajectories = trajectories_of(data)
+    if held_out:
+        trajectories = (t for t in trajectories if scorer.card.held_out_task(t.task_id))
+    with _counting("judging") as progress:
+        judged = list(judge(scorer, trajectories, progress=progress))
+    if calibrate is not None:
+        scorer.card.calibration = fit_calibration(judged, calibrate)
+        scorer.card.failed_q = mean_failed_q(calibrated(judged, scorer.card.calibration.apply))
+        write_card(critic, scorer.card)
+        errors.print(f"wrote the {calibrate} calibration to {critic / 'critic.json'}")
+    if scorer.card.calibration is not None and calibrate is None:
+        judged = calibrated(judged, scorer.card.calibration.apply)
+    found = quality(judged, ns=tuple(n or NS))
+    if report is not None:
+        write_report(found, report, critic=critic.name, data=[path.name for path in data])
+        errors.print(f"wrote {report}")
+    if as_json:
+        print(found.model_dump_json())
+    else:
+        _wide().print(*quality_table(found), sep="\n")
+
+
+def reselect(
+    critic: CriticFolder,
+    data: Data,
+    n: Ns = None,
+    decisions: Annotated[
+        bool, typer.Option(help="Also judge the candidates of every step again.")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """What another critic would have chosen of recorded trajectories and candidates, and what that
+    changes in success. Needs neither policy nor sandbox."""
+    from critic.judged import judge, recorded
+    from critic.quality import NS
+    from critic.redeciding import redecided
+    from critic.reporting import reselection_table
+    from critic.reselection import redecide
+    from critic.reselection import reselect as again
+    from critic.scoring import Scorer
+
+    scorer = Scorer(critic)
+    before = list(recorded(trajectories_of(data)))
+    if not before:
+        raise CriticInputError(
+            "no trajectory in the data has a reward and the Q of another critic; to measure a "
+            "critic on trajectories that nobody scored, use eval"
+        )
+    with _counting("judging trajectories") as progress:
+        after = list(judge(scorer, trajectories_of(data), progress=progress))
+    if not after:  # of a pipe, which is read once, say
+        raise CriticInputError(f"{', '.join(map(str, data))}: nothing that this critic can judge")
+    rows = again(before, after, tuple(n or NS))
+    told = None
+    if decisions:
+        with _counting("judging decisions of trajectories") as progress:
+            told = redecide(redecided(scorer, trajectories_of(data), progress=progress))
+    if as_json:
+        found = {"selection": [row.model_dump() for row in rows]}
+        print(json.dumps(found | {"decisions": told.model_dump() if told else None}))
+    else:
+        _wide().print(*reselection_table(rows, told), sep="\n")
+
+
+def score(critic: CriticFolder, data: Data) -> None:
+    """Print Q at every agent turn of each trajectory, a JSON line each."""
+    from critic.scoring import Scorer
+
+    scorer = Scorer(critic)
+    for trajectory in trajectories_of(data):
+        qs = scorer.score_turns(trajectory.messages, policy=trajectory.policy)
+        print(json.dumps({"id": trajectory.id, "task_id": trajectory.task_id, "q": qs}))
+
+
+def _wide() -> Console:
+    """A file has no width of its own."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+@contextmanager
+def _counting(what: str) -> Iterator[Callable[[int], None]]:
+    columns = (TextColumn("{task.description}"), TextColumn("{task.completed}"))
+    with Progress(*columns, console=errors) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done: bar.update(task, completed=done)

@@ -1,0 +1,132 @@
+"""Trajectories as a critic judges them: the numbers that every measure of a critic is made of, and
+none of the text. Knows no measure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from accelerate import Accelerator
+
+from critic.data import Example, example_of
+from critic.errors import HistoryTooLong
+from critic.measuring import values_of
+from critic.scoring import Scorer
+from critic.trajectory import Trajectory
+
+AT_ONCE = 512
+"""Trajectories whose text is in memory together."""
+BATCH_TOKENS = 16_384
+
+Answer = Callable[[Trajectory], str]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One trajectory that has a reward."""
+
+    id: str
+    task_id: str
+    reward: float
+    submitted: bool
+    k: int
+    """Candidates a step: 1 is the policy alone, more is lookahead."""
+    attempt: int
+    """0, or which further attempt until one submitted."""
+    answer: str
+    """Digest of what it handed in: equal ones are one answer."""
+    qs: tuple[float, ...]
+    """(turns,) Q at every agent turn; empty where it has none."""
+
+    @property
+    def won(self) -> bool:
+        return self.reward > 0.5
+
+    @property
+    def last_q(self) -> float:
+        return self.qs[-1]
+
+    def q_at(self, share: float) -> float:
+        """Q at the turn after this share of them, in [0, 1]: one number, however many turns."""
+        return self.qs[round(share * (len(self.qs) - 1))]
+
+    @property
+    def score(self) -> float:
+        """By what selection ranks: what was submitted before what was not, then the last Q."""
+        return self.last_q + self.submitted
+
+
+def answer_of(trajectory: Trajectory) -> str:
+    """What it handed in; where that is not known, all that it said."""
+    if trajectory.submission is not None:
+        return trajectory.submission
+    return "\0".join(step.decision.message.text for step in trajectory.steps)
+
+
+def recorded(trajectories: Iterable[Trajectory], *, answer: Answer = answer_of) -> Iterator[Judged]:
+    """Rewarded trajectories with the Q that was recorded when they were made; those without one at
+    their last turn are left out."""
+    for trajectory in trajectories:
+        if trajectory.reward is not None and trajectory.last_q is not None:
+            yield _judged(trajectory, answer, [q for q in trajectory.qs if q is not None])
+
+
+def judge(
+    scorer: Scorer,
+    trajectories: Iterable[Trajectory],
+    *,
+    answer: Answer = answer_of,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Iterator[Judged]:
+    """Rewarded trajectories with the critic's own Q (before calibration) at every turn. What has no
+    turn, or is longer than the critic reads, is left out."""
+    accelerator = Accelerator(mixed_precision="bf16")
+    model = accelerator.prepare_model(scorer.model, evaluation_mode=True)
+    pad = int(scorer.model.network.config.pad_token_id)
+    rewarded = (t for t in trajectories if t.reward is not None and t.steps)
+    done = 0
+    while some := list(islice(rewarded, AT_ONCE)):
+        rendered = [(t, e) for t in some if (e := _example(scorer, t)) is not None]
+        found = values_of(accelerator, model, [e for _, e in rendered], batch_tokens, pad)
+        for (trajectory, _), qs in zip(rendered, found, strict=True):
+            yield _judged(trajectory, answer, qs)
+        done += len(some)
+        progress(done)
+
+
+def calibrated(judged: Iterable[Judged], to_probability: Callable[[float], float]) -> list[Judged]:
+    """The same with Q put through a calibration."""
+    return [replace(one, qs=tuple(map(to_probability, one.qs))) for one in judged]
+
+
+def by_task(judged: Iterable[Judged]) -> dict[str, list[Judged]]:
+    """Grouped by task, in the order of the tasks' names."""
+    groups: dict[str, list[Judged]] = {}
+    for one in judged:
+        groups.setdefault(one.task_id, []).append(one)
+    return dict(sorted(groups.items()))
+
+
+def _example(scorer: Scorer, trajectory: Trajectory) -> Example | None:
+    try:
+        windows = scorer.renderer.windows(trajectory.messages, policy=trajectory.policy)
+    except HistoryTooLong:
+        return None
+    return example_of(windows, trajectory.task_id, trajectory.reward or 0.0)
+
+
+def _judged(trajectory: Trajectory, answer: Answer, qs: Sequence[float]) -> Judged:
+    said = answer(trajectory).encode(errors="surrogatepass")
+    return Judged(
+        id=trajectory.id,
+        task_id=trajectory.task_id,
+        reward=trajectory.reward or 0.0,
+        submitted=trajectory.submitted,
+        k=max((step.decision.requested for step in trajectory.steps), default=1),
+        attempt=trajectory.attempt,
+        answer=hashlib.blake2b(said, digest_size=8).hexdigest(),
+        qs=tuple(qs),
+    )

@@ -1,0 +1,153 @@
+"""Recorded trajectories and decisions judged again by another critic, without policy or sandbox.
+Knows nothing of networks.
+
+Of whole trajectories the change in success is *measured*: which of N is taken changes, what became
+of each does not. Of decisions it is *estimated*: as long as the other critic would have taken what
+was executed, the outcome is known; from the first step at which it would not, its Q there stands
+for the outcome, calibrated on steps at which both critics took the same (so on Q that were the
+highest of K, too). What that cannot see: that the states after a deviation are other states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import BaseModel
+
+from critic.calibration import fit_isotonic
+from critic.judged import Judged, by_task
+from critic.quality import FOLDS
+from critic.selecting import chosen_by_score, column
+from critic.splitting import fold_of
+from critic.statistics import Estimate, bootstrap, difference, pass_at, success
+
+
+class Reselected(BaseModel):
+    """Success of the choice of N by either critic."""
+
+    n: int
+    tasks: int
+    before: Estimate
+    after: Estimate
+    change: Estimate
+    """After less before, paired by task."""
+    oracle: float
+
+
+def reselect(
+    before: Sequence[Judged], after: Sequence[Judged], ns: Sequence[int], *, draws: int = 2000
+) -> list[Reselected]:
+    """For each N that some task has trajectories for. Those that only one critic has judged, and
+    further attempts, are left out."""
+    common = {o.id for o in before if o.attempt == 0} & {o.id for o in after}
+    old = by_task(one for one in before if one.id in common)
+    new = by_task(one for one in after if one.id in common)
+    rows = []
+    for n in ns:
+        tasks = [task for task, own in old.items() if len(own) >= n]
+        if not tasks:
+            continue
+        first = column([chosen_by_score(old[task], n) for task in tasks])
+        second = column([chosen_by_score(new[task], n) for task in tasks])
+        options = {"draws": draws, "resample_attempts": False}
+        rows.append(
+            Reselected(
+                n=n,
+                tasks=len(tasks),
+                before=bootstrap(success, first, **options),  # type: ignore[arg-type]
+                after=bootstrap(success, second, **options),  # type: ignore[arg-type]
+                change=difference(second, first, **options),
+                oracle=float(np.mean([pass_at([[o.won for o in old[t]]], n) for t in tasks])),
+            )
+        )
+    return rows
+
+
+@dataclass(frozen=True)
+class Redecided:
+    """One trajectory under lookahead, whose steps another critic has judged."""
+
+    task_id: str
+    won: bool
+    steps: tuple[tuple[bool, float], ...]
+    """Of each step: whether it takes what was executed, and its highest Q."""
+
+    @property
+    def deviates_at(self) -> int | None:
+        return next((i for i, (same, _) in enumerate(self.steps) if not same), None)
+
+
+class Decisions(BaseModel):
+    """What another critic would have decided, and what is estimated to have come of it."""
+
+    trajectories: int
+    tasks: int
+    steps: int
+    same: float
+    """Share of steps at which it takes what was executed."""
+    followed: float
+    """Share of trajectories that it would have gone all the way."""
+    before: Estimate
+    """Success, as recorded."""
+    after: Estimate
+    """Success, estimated."""
+    change: Estimate
+    """Paired by task."""
+
+
+def redecide(redecided: Iterable[Redecided], *, draws: int = 2000) -> Decisions | None:
+    """``None`` without a trajectory, or where too few are known to calibrate by."""
+    known = list(redecided)
+    expected = _expected(known) if known else None
+    if expected is None:
+        return None
+    tasks = sorted({one.task_id for one in known})
+    won = {task: [float(o.won) for o in known if o.task_id == task] for task in tasks}
+    would: dict[str, list[float]] = {task: [] for task in tasks}
+    for one, value in zip(known, expected, strict=True):
+        would[one.task_id].append(value)
+    first = column([float(np.mean(won[task])) for task in tasks])
+    second = column([float(np.mean(would[task])) for task in tasks])
+    steps = [same for one in known for same, _ in one.steps]
+    options = {"draws": draws, "resample_attempts": False}
+    return Decisions(
+        trajectories=len(known),
+        tasks=len(tasks),
+        steps=len(steps),
+        same=float(np.mean(steps)),
+        followed=float(np.mean([one.deviates_at is None for one in known])),
+        before=bootstrap(success, first, **options),  # type: ignore[arg-type]
+        after=bootstrap(success, second, **options),  # type: ignore[arg-type]
+        change=difference(second, first, **options),
+    )
+
+
+def _expected(known: Sequence[Redecided]) -> list[float] | None:
+    """Success of each, as the other critic would have decided: seen, or by its Q where it first
+    deviates, calibrated on other tasks."""
+    folds = [fold_of(one.task_id, FOLDS) for one in known]
+    values = [float(one.won) for one in known]
+    for fold in set(folds):
+        pairs = [
+            (q, one.won)
+            for one, own in zip(known, folds, strict=True)
+            if own != fold
+            for q in _agreed(one)
+        ]
+        try:
+            fit = fit_isotonic([q for q, _ in pairs], [float(won) for _, won in pairs])
+        except ValueError:
+            return None
+        for i, one in enumerate(known):
+            at = one.deviates_at
+            if folds[i] == fold and at is not None:
+                values[i] = fit.apply(one.steps[at][1])
+    return values
+
+
+def _agreed(one: Redecided) -> list[float]:
+    """Its Q of what both took, as long as both took the same."""
+    end = one.deviates_at
+    return [q for _, q in one.steps[: len(one.steps) if end is None else end]]
