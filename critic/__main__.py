@@ -13,8 +13,7 @@ from critic.commands.importing import import_
 from critic.commands.measuring import evaluate, reselect, score
 from critic.commands.shared import errors
 from critic.commands.training import train
-from critic.errors import CriticInputError
-from pilotfish.errors import first_wrong
+from pilotfish.errors import PilotfishError, first_wrong
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 app.command("import")(import_)
@@ -31,7 +30,7 @@ def main() -> None:
         app()
     except ValidationError as error:
         _fail(first_wrong(error.errors())[1])
-    except (CriticInputError, ValueError, OSError, FloatingPointError) as error:
+    except (PilotfishError, ValueError, OSError, FloatingPointError) as error:
         _fail(str(error))
 
 

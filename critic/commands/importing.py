@@ -21,7 +21,10 @@ from critic.trajectory import read_trajectories
 
 
 def import_(
-    sources: Annotated[list[Path], typer.Argument(help="Files or folders: Parquet, JSON, .traj.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(help="Files or folders (Parquet, JSON, .traj), or the URL of a service."),
+    ],
     out: Annotated[Path, typer.Option(help="Trajectories, JSON lines.")],
     rejects: Annotated[
         Path | None, typer.Option(help="Rows that could not be read; OUT.rejects.jsonl by default.")
@@ -39,7 +42,8 @@ def import_(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make other people's trajectories ours: nebius' data sets, mini-swe-agent, SWE-agent, ATIF."""
+    """Make other people's trajectories ours: nebius' data sets, mini-swe-agent, SWE-agent, ATIF, the
+    finished runs of a Pilotfish service."""
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed} rows"))
     with Progress(*columns, console=errors) as bar:
         task = bar.add_task("importing", total=None)

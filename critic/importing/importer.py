@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from critic.errors import CriticInputError
 from critic.importing.formats import FORMATS, format_of
 from critic.importing.rows import Row, files_of, rows_of
+from critic.importing.served import is_service, rows_of_service
 from critic.trajectory import TrajectoryFile
 from pilotfish.errors import first_wrong
 from pilotfish.trajectory import Trajectory
@@ -45,7 +46,7 @@ Progress = Callable[[Path, Imported], None]
 
 
 def import_trajectories(
-    sources: Iterable[Path],
+    sources: Iterable[str | Path],
     out: Path,
     *,
     rejects: Path,
@@ -55,22 +56,26 @@ def import_trajectories(
     keep_unrewarded: bool = False,
     progress: Progress = lambda path, imported: None,
 ) -> Imported:
-    """Read all rows of ``sources`` (files or folders) and write ``out``, in memory that grows only
-    by the digest of each row that is kept (to tell duplicates: the same id, or where the source
-    gives none, the same words, in the same task). What cannot be read goes to ``rejects``, a JSON
-    line each: ``{"where", "error"}``. ``out`` is in place only when all of it is written.
+    """Read all rows of ``sources`` (files, folders, URLs of services) and write ``out``, in memory
+    that grows only by the digest of each row that is kept (to tell duplicates: the same id, or
+    where the source gives none, the same words, in the same task). What cannot be read goes to
+    ``rejects``, a JSON line each: ``{"where", "error"}``. ``out`` is in place only when all of it
+    is written.
 
-    Raises: ``CriticInputError`` for a source that is not there or an unknown format.
+    Raises: ``CriticInputError`` for a source that is not there or an unknown format;
+    ``PilotfishError`` for a service that cannot be asked.
     """
+    sources = list(sources)
     if format is not None and format not in FORMATS:
         raise CriticInputError(f"format {format!r} is none of {', '.join(FORMATS)}")
-    files = [file for source in sources for file in files_of(source)]
+    services = [str(source) for source in sources if is_service(source)]
+    files = [file for s in sources if not is_service(s) for file in files_of(Path(s))]
     counts, seen = Imported(), set[bytes]()
     rejects.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         kept = stack.enter_context(TrajectoryFile(out))
         refused = stack.enter_context(rejects.open("w", encoding="utf-8"))
-        for row in _rows(files):
+        for row in _rows(files, services):
             counts.rows += 1
             progress(row.path, counts)
             try:
@@ -94,9 +99,11 @@ def import_trajectories(
     return counts
 
 
-def _rows(files: list[Path]) -> Iterator[Row]:
+def _rows(files: list[Path], services: list[str]) -> Iterator[Row]:
     for file in files:
         yield from rows_of(file)
+    for url in services:
+        yield from rows_of_service(url)
 
 
 def _converted(row: Row, name: str | None) -> Trajectory:
