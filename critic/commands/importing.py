@@ -42,8 +42,8 @@ def import_(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make other people's trajectories ours: nebius' data sets, mini-swe-agent, SWE-agent, ATIF, the
-    finished runs of a Pilotfish service."""
+    """Make other people's trajectories ours: nebius' data sets, mini-swe-agent, SWE-agent, ATIF,
+    the finished runs of a Pilotfish service."""
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed} rows"))
     with Progress(*columns, console=errors) as bar:
         task = bar.add_task("importing", total=None)
