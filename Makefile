@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest
 # One more than cores: many tests wait.
 WORKERS := $(shell expr $$(nproc) + 1)
 
-.PHONY: help setup demo test test-fast test-slow test-vllm lint experiment retrain bench-step lock clean
+.PHONY: help setup demo test test-fast test-slow test-vllm lint experiment ablate retrain bench-step lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ lint: .venv/done ## ruff, mypy, layers
 
 experiment: setup ## Measure both operators on all held-out tasks (two hours on two cores; resumable)
 	$(BIN)/python -m examples.bugfix.experiment
+
+ablate: setup ## What each setting of training is worth (hours on two cores; resumable)
+	$(BIN)/python -m examples.bugfix.ablation
 
 retrain: setup ## Remake policy and critic from nothing (hours on two cores; resumable)
 	$(BIN)/python -m examples.bugfix.recipe

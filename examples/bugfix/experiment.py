@@ -25,7 +25,7 @@ from critic.statistics import (
     pass_at,
     success,
 )
-from examples.bugfix import plots
+from examples.bugfix import ablation, plots, rounds
 from examples.bugfix.collect import MAX_MODEL_LEN, POLICY_ARGUMENTS, collect, strategy, tasks_of
 from examples.bugfix.results import Regime, Results, last_qs, q_by_progress, results
 from pilotfish import AsyncPilotfish
@@ -34,6 +34,7 @@ from service.local.stack import StackSettings, local_stack
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 TEMPERATURE = 1.0
+MOST_N = 15
 REGIMES: tuple[Regime, ...] = ("default", "until-submitted")
 
 
@@ -47,10 +48,14 @@ class Plan:
     tasks: int = 200
     k: int = 4
     other_k: tuple[int, ...] = (2, 8)
+    other_temperatures: tuple[float, ...] = (0.6, 0.8, 1.2)
     other_attempts: int = 2
 
     def file(self, k: int, seed: int) -> Path:
         return self.folder / f"k{k}-seed{seed}.jsonl"
+
+    def at_temperature(self, k: int, temperature: float) -> Path:
+        return self.folder / f"k{k}-t{temperature}.jsonl"
 
     @property
     def vote(self) -> Path:
@@ -93,6 +98,12 @@ async def measure(plan: Plan, policy: Path, critic: Path, *, at_once: int) -> No
             settings = strategy(k=k, n=plan.other_attempts, temperature=TEMPERATURE, seed=2000)
             file = plan.file(k, 0)
             await collect(client, tasks, settings, file, at_once=at_once, label=f"K={k}")
+        for temperature in plan.other_temperatures:
+            for k in (1, plan.k):
+                settings = strategy(k=k, n=plan.other_attempts, temperature=temperature, seed=4000)
+                file = plan.at_temperature(k, temperature)
+                label = f"K={k}, T={temperature}"
+                await collect(client, tasks, settings, file, at_once=at_once, label=label)
         settings = strategy(k=plan.k, n=plan.other_attempts, temperature=TEMPERATURE, seed=3000)
         await collect(
             client, tasks, settings, plan.vote, critic="none", at_once=at_once, label="vote"
@@ -160,12 +171,14 @@ def report(plan: Plan, docs: Path) -> str:
         parts.append(_regime(regime, rows, named))
         if regime == "default":
             plots.bars({row.name: row.estimate for row in rows}, images / "operators.png")
-            plots.success_by_n(named, images / "success_by_n.png", most=plan.attempts)
+            plots.success_by_n(named, images / "success_by_n.png", most=MOST_N)
             parts.append("![Both operators](images/operators.png)\n")
-            parts.append(_by_n(named, plan.attempts))
+            parts.append(_by_n(named, MOST_N))
     parts.append(_by_k(plan, images))
+    parts.append(_by_temperature(plan))
     parts.append(_critic(plan, images))
-    return "\n".join(parts)
+    parts += [rounds.section(plan.folder), ablation.section(images)]
+    return "\n".join(part for part in parts if part)
 
 
 def _regime(regime: Regime, rows: list[Row], named: dict[str, Results]) -> str:
@@ -203,7 +216,8 @@ def _by_n(named: dict[str, Results], most: int) -> str:
         "| N | " + " | ".join(named) + " |",
         "|---" * (1 + len(named)) + "|",
     ]
-    for n in range(1, most + 1):
+    most_had = min(r.outcomes.shape[1] for r in named.values())
+    for n in range(1, min(most, most_had) + 1):
         cells = [
             f"{_percent(best_of(r.outcomes, r.scores, n))} ({_percent(pass_at(r.outcomes, n))})"
             for r in named.values()
@@ -231,6 +245,26 @@ def _by_k(plan: Plan, images: Path) -> str:
     lines = ["## By K", "", "| K | solved | 95 % interval |", "|---|---|---|"]
     lines += [f"| {k} | {_percent(e.value)} | {_span(e, _percent)} |" for k, e in named.items()]
     return "\n".join([*lines, "", told, "![Success by K](images/success_by_k.png)", ""])
+
+
+def _by_temperature(plan: Plan) -> str:
+    rows = []
+    for temperature in sorted({TEMPERATURE, *plan.other_temperatures}):
+        usual = temperature == TEMPERATURE
+        files = [
+            plan.files(k) if usual else [plan.at_temperature(k, temperature)] for k in (1, plan.k)
+        ]
+        if all(file.exists() for own in files for file in own):
+            slots = plan.attempts if usual else plan.other_attempts
+            alone, guided = (results(own, "default", slots=slots) for own in files)
+            gain = difference(guided.outcomes, alone.outcomes)
+            cells = [plots.interval(alone, 1), plots.interval(guided, 1), gain]
+            told = " | ".join(f"{_percent(e.value)} ({_span(e, _percent)})" for e in cells)
+            rows.append(f"| {temperature} | {told} |")
+    if len(rows) < 2:
+        return ""
+    head = f"| T | policy alone | lookahead K={plan.k} | gain, paired by task |"
+    return "\n".join(["## By temperature", "", head, "|---|---|---|---|", *rows, ""])
 
 
 def _critic(plan: Plan, images: Path) -> str:
