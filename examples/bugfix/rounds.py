@@ -110,16 +110,13 @@ def compare(files: Files) -> Found:
             (Scorer(SECOND), files.under_second),
         )
     )
-    tables = [
-        results([f], "default", slots=ATTEMPTS) for f in (files.under_second, files.under_first)
-    ]
-    logs = (
-        t for t in read_trajectories(files.under_second) if t.attempt == 0 and t.slot < ATTEMPTS
-    )
+    both = (files.under_second, files.under_first)
+    better, worse = (results([f], "default", slots=ATTEMPTS).outcomes for f in both)
+    logs = (t for t in _first_attempts(files.under_second) if t.slot < ATTEMPTS)
     return Found(
         first=first,
         second=second,
-        gain=difference(tables[0].outcomes, tables[1].outcomes),
+        gain=difference(better, worse),
         estimated=redecide(redecided(Scorer(FIRST), logs)),
     )
 
