@@ -29,6 +29,16 @@ STEP_SECONDS = Histogram(
 TOKENS = Counter("pilotfish_tokens_total", "Tokens of the policy", ["kind"])
 RUNS = Counter("pilotfish_runs_total", "Runs by what became of them", ["status"])
 TRAJECTORIES = Counter("pilotfish_trajectories_total", "Trajectories ended", ["exit_status"])
+FAILED_Q = Gauge(
+    "pilotfish_failed_q",
+    "Mean Q at the last turn of the latest failures",
+    ["critic", "lookahead"],
+)
+VALUE_HACKING = Gauge(
+    "pilotfish_value_hacking",
+    "1 while failures look better under lookahead than without, by more than the margin",
+    ["critic"],
+)
 GUIDED = Gauge("pilotfish_guided_requests", "Guided requests under way")
 
 

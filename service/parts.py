@@ -90,6 +90,11 @@ class Parts:
             return None
         return _named("critic", "critic_not_found", self.critics, name)
 
+    def failed_q(self, critic: str) -> float | None:
+        """The mean Q of failures that a critic's card promises, if it has one that does."""
+        card = getattr(self.critics.get(critic), "card", None)
+        return card.failed_q if card is not None else None
+
     def sandbox(self, name: str | None) -> SandboxProvider:
         return _named("sandbox", "sandbox_not_found", self.sandboxes, name)
 

@@ -124,6 +124,11 @@ class Settings(BaseSettings):
     """Seconds that Redis keeps a run after its last entry."""
     lease: float = Field(default=30.0, gt=1)
     """Seconds after which a silent worker's runs go to another."""
+    hacking_margin: float = Field(default=0.1, gt=0, le=1)
+    """By how much the mean Q of failures may be higher under lookahead than without before the
+    metric ``pilotfish_value_hacking`` is 1 and a warning is logged."""
+    hacking_failures: int = Field(default=30, ge=1)
+    """Failures of either kind before that is judged."""
     keepalive: float = Field(default=15.0, gt=0)
     """Seconds between comments in a stream that has nothing to say yet."""
     max_body_mb: float = Field(default=32.0, gt=0)

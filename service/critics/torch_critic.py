@@ -21,6 +21,7 @@ class TorchCritic:
     def __init__(self, name: str, settings: TorchCriticSettings) -> None:
         self.name = name
         self._scorer = Scorer(settings.checkpoint)
+        self.card = self._scorer.card
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"critic-{name}")
 
     async def close(self) -> None:

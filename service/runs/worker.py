@@ -19,6 +19,7 @@ from pilotfish.api import RunRequest
 from search.contracts import Journal
 from search.run import Run, RunResult
 from service.errors import api_error
+from service.hacking import HackingWatch
 from service.metrics import RUNS, TRAJECTORIES, count_decision
 from service.parts import Parts
 from service.redis_state import RedisState, RunGone, patiently
@@ -82,6 +83,9 @@ class RunWorker:
         self, settings: Settings, parts: Parts, state: RedisState, queue: RunQueue
     ) -> None:
         self._settings, self._parts, self._state, self._queue = settings, parts, state, queue
+        self._watch = HackingWatch(
+            settings.hacking_margin, settings.hacking_failures, parts.failed_q
+        )
         self._loop: asyncio.Task[None] | None = None
         self._executing: set[asyncio.Task[Any]] = set()
 
@@ -158,6 +162,7 @@ class RunWorker:
         log.info("run ended", status=status, selected=result.selected, exit_statuses=ends)
         for trajectory in result.trajectories:
             TRAJECTORIES.labels(trajectory.exit_status).inc()
+            self._watch.ended(trajectory)
 
     async def _started(self, run_id: str) -> bool:
         """Whether the run is to be executed, and not to be cancelled or ended."""
