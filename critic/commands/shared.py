@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -41,11 +42,16 @@ def assigned(pairs: Iterable[str] | None) -> dict[str, str | None]:
     return found
 
 
+def is_first_process() -> bool:
+    """Whether it is for us to say anything, of several processes that train together."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def training_bar() -> Iterator[Callable[[int, int, dict[str, float]], None]]:
     """A bar of a training, moved as ``critic.training.Progress`` says."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors) as bar:
+    with Progress(*columns, console=errors, disable=not is_first_process()) as bar:
         task = bar.add_task("training", total=None)
 
         def show(step: int, steps: int, metrics: dict[str, float]) -> None:

@@ -14,6 +14,7 @@ from critic.commands.shared import (
     assigned,
     end_stopped,
     interruptible,
+    is_first_process,
     print_metrics,
     training_bar,
     trajectories_of,
@@ -78,4 +79,5 @@ def train(
         )
     if "stopped" in metrics:
         end_stopped()
-    print_metrics(metrics, as_json)
+    if is_first_process():
+        print_metrics(metrics, as_json)

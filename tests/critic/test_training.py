@@ -233,7 +233,8 @@ def test_two_processes_take_the_same_steps_as_one(tmp_path):
             "--init", str(policy), "--data", str(tmp_path / "data.jsonl"),
             "--out", str(tmp_path / out), *settings,
         ]  # fmt: skip
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+        assert told.stdout.count("auc_last") == 1
     one, two = (
         [json.loads(line) for line in (tmp_path / out / "metrics.jsonl").open()]
         for out in ("one", "two")
