@@ -105,9 +105,7 @@ def read_card(folder: str | Path) -> CriticCard:
 def read_renderer(folder: str | Path, card: CriticCard) -> Renderer:
     """The renderer that belongs to a critic's folder. Where the policy's name is in the prompt and
     the critic knows one policy only, a caller who names none means that one."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=Path(folder).is_dir())
+    tokenizer = read_tokenizer(folder)
     config = Path(folder) / "config.json"
     positions = _read_json(config).get("max_position_embeddings") if config.exists() else None
     only = card.policies[0] if len(card.policies) == 1 else "unknown"
@@ -117,6 +115,19 @@ def read_renderer(folder: str | Path, card: CriticCard) -> Renderer:
         policy_in_prompt=card.policy_in_prompt,
         policy=only,
     )
+
+
+def read_tokenizer(source: str | Path) -> Any:
+    """The tokenizer of a folder, or of that name on the model hub.
+
+    Raises: ``CriticInputError`` where there is none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(source), local_files_only=Path(source).is_dir())
+    except (OSError, ValueError) as error:
+        raise CriticInputError(f"{source} has no tokenizer that can be read: {error}") from error
 
 
 def write_card(folder: str | Path, card: CriticCard) -> None:

@@ -7,12 +7,10 @@ replies between two of them), each behind a fixed stub instead of behind the who
 rendering costs what is new. A chat template whose output depends on more than that (one that drops
 earlier reasoning, say) is refused when it is loaded.
 
-A history longer than the critic reads is seen through a *window*: the first messages (the task),
-and the newest turns. Where a state leaves less than an eighth of the critic's length for the next
-turn, its oldest turns are left out until it takes half (never the newest, if it fits). So a window
-moves once in many turns, and between two moves rendering is append-only as ever. Where it stands is
-a function of the history alone, and the same in training as in serving: each turn's Q is read in
-the window of its own state.
+A history longer than the critic reads is seen through a *window* (``critic/window.py``): the first
+messages (the task), and the newest turns. Between two moves of the window rendering is append-only
+as ever. It stands where it stands in training as in serving: each turn's Q is read in the window of
+its own state.
 """
 
 from __future__ import annotations
@@ -24,7 +22,8 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 
-from critic.errors import CriticInputError, HistoryTooLong, NotAppendOnly
+from critic.errors import CriticInputError, NotAppendOnly
+from critic.window import window_starts
 from pilotfish import Message
 
 RENDERING_VERSION = 1
@@ -168,23 +167,8 @@ class Renderer:
 
     def _starts(self, first: Sequence[int], turns: list[_Turn]) -> Iterator[int]:
         """For each turn, and for one that would follow, the first turn of its window."""
-        most = self.max_tokens
-        start, length = 0, len(first)
-        for number in range(len(turns) + 1):
-            said = len(turns[number].said) if number < len(turns) else 0
-            if most is not None and length > most - most // 8:
-                while start < number - 1 and length > most // 2:
-                    length -= len(turns[start])
-                    start += 1
-            while most is not None and start < number and length + said > most:
-                length -= len(turns[start])
-                start += 1
-            if most is not None and length + said > most:
-                what = "the first messages and one turn" if said else "the first messages"
-                raise HistoryTooLong(f"{what} take {length + said} tokens; the critic reads {most}")
-            yield start
-            if number < len(turns):
-                length += len(turns[number])
+        lengths = [(len(turn.said), len(turn)) for turn in turns]
+        return window_starts(len(first), lengths, self.max_tokens, "tokens")
 
     def _with_policy(self, messages: Sequence[Message], policy: str | None) -> list[Message]:
         history = list(messages)
