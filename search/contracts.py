@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -59,10 +60,24 @@ class Policy(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Score:
+    """What a critic says of one action."""
+
+    q: float
+    """Q(state, action) in [0, 1]."""
+    spread: float | None = None
+    """How uncertain that is, as a standard deviation: among the members of an ensemble, or of the
+    mean of a judge's votes. ``None`` where the critic gives one number and knows no better."""
+
+
 class Critic(Protocol):
     """Gives Q(state, action) in [0, 1]."""
 
     name: str
+    every_turn: bool
+    """Whether a finished trajectory is read at each of its turns. Selection needs the last one
+    only, and a critic to which every turn is a prompt of its own may be set to read no more."""
 
     async def warm(self, state: Sequence[Message], *, session: str | None = None) -> None:
         """Read the bare state, so that scoring its candidates costs only their own tokens.
@@ -71,12 +86,12 @@ class Critic(Protocol):
 
     async def score(
         self, state: Sequence[Message], actions: Sequence[Message], *, session: str | None = None
-    ) -> list[float]:
-        """Q of each action in this state. Raises: ``CriticError``."""
+    ) -> list[Score]:
+        """Each action in this state, in order. Raises: ``CriticError``."""
         ...
 
-    async def score_turns(self, messages: Sequence[Message]) -> list[float]:
-        """Q at every agent turn of a whole history, oldest first. Raises: ``CriticError``."""
+    async def score_turns(self, messages: Sequence[Message]) -> list[Score]:
+        """Every agent turn of a whole history, oldest first. Raises: ``CriticError``."""
         ...
 
 

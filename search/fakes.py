@@ -15,7 +15,7 @@ from typing import Any
 
 from pilotfish import Message, Observation, Task
 from pilotfish.strategy import Sampling
-from search.contracts import Sample, Sandbox
+from search.contracts import Sample, Sandbox, Score
 from search.errors import CriticError, JournalError, PolicyError, SandboxError, SandboxLost
 
 Script = Callable[[Sequence[Message], int], Sequence[Sample]]
@@ -82,6 +82,8 @@ class FailingPolicy:
 class FakeCritic:
     """Q is what ``value`` says of the state and the action."""
 
+    every_turn = True
+
     def __init__(
         self,
         value: Callable[[Sequence[Message], Message], float],
@@ -100,19 +102,19 @@ class FakeCritic:
 
     async def score(
         self, state: Sequence[Message], actions: Sequence[Message], *, session: str | None = None
-    ) -> list[float]:
+    ) -> list[Score]:
         await asyncio.sleep(self._delay)
         if self.down:
             raise CriticError("the critic is not there")
         self.scored += len(actions)
-        return [self._value(state, action) for action in actions]
+        return [Score(self._value(state, action)) for action in actions]
 
-    async def score_turns(self, messages: Sequence[Message]) -> list[float]:
-        qs: list[float] = []
+    async def score_turns(self, messages: Sequence[Message]) -> list[Score]:
+        scores: list[Score] = []
         for i, message in enumerate(messages):
             if message.role == "assistant":
-                qs += await self.score(messages[:i], [message])
-        return qs
+                scores += await self.score(messages[:i], [message])
+        return scores
 
 
 class ConstantCritic(FakeCritic):

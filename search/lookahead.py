@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 from pilotfish import Candidate, Decision, Message
 from pilotfish.strategy import Lookahead
-from search.contracts import Critic, Policy, Sample
+from search.contracts import Critic, Policy, Sample, Score
 from search.errors import CriticError, PolicyError
 
 
@@ -69,7 +69,7 @@ class _Step:
         self.prompt_tokens = 0
         self._under_way: dict[int, int] = {}
         self._first_of: dict[str, int] = {}
-        self._scorings: dict[asyncio.Task[float], int] = {}
+        self._scorings: dict[asyncio.Task[Score], int] = {}
         self._warming: asyncio.Task[None] | None = None
         self._began = time.monotonic()
         self.policy_seconds = 0.0
@@ -153,28 +153,29 @@ class _Step:
         if first != sample.index:
             candidate.duplicate_of = first
             candidate.q = self.candidates[first].q
+            candidate.spread = self.candidates[first].spread
             return
         scoring = asyncio.create_task(self._score(self.critic, sample.message))
         self._scorings[scoring] = sample.index
 
-    async def _score(self, critic: Critic, action: Message) -> float:
-        [q] = await critic.score(self.state, [action], session=self.session)
-        if not math.isfinite(q):
-            raise CriticError(f"the critic gave {q}, not a number in [0, 1]")
-        return q
+    async def _score(self, critic: Critic, action: Message) -> Score:
+        [score] = await critic.score(self.state, [action], session=self.session)
+        if not 0 <= score.q <= 1:  # nor is NaN
+            raise CriticError(f"the critic gave {score.q}, not a number in [0, 1]")
+        return score
 
-    def _scored(self, scoring: asyncio.Task[float]) -> None:
+    def _scored(self, scoring: asyncio.Task[Score]) -> None:
         index = self._scorings.pop(scoring)
         try:
-            q = scoring.result()
+            score = scoring.result()
         except CriticError as error:
             self.notes.append(f"candidate {index} was not scored: {error}")
             return
         for candidate in self.candidates.values():
             if candidate.index == index or candidate.duplicate_of == index:
-                candidate.q = q
+                candidate.q, candidate.spread = score.q, score.spread
         threshold = self.lookahead.threshold
-        if threshold is not None and q >= threshold:
+        if threshold is not None and score.q >= threshold:
             self.settled = "threshold"
 
     async def stop(self, samples: AsyncGenerator[Sample, None]) -> None:

@@ -60,5 +60,6 @@ def _ended(trajectory: Trajectory, entry: dict[str, Any]) -> None:
     trajectory.exit_message = entry["exit_message"]
     trajectory.reward = entry["reward"]
     trajectory.seconds = entry["seconds"]
-    for step, q in zip(trajectory.steps, entry["qs"], strict=True):
-        step.decision.winner.q = q
+    spreads = entry.get("spreads") or [None] * len(trajectory.steps)  # journals of before have none
+    for step, q, spread in zip(trajectory.steps, entry["qs"], spreads, strict=True):
+        step.decision.winner.q, step.decision.winner.spread = q, spread

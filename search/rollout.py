@@ -28,6 +28,7 @@ from search.errors import (
     SandboxError,
     SandboxLost,
 )
+from search.finished import put_scores, score_finished
 from search.lookahead import decide
 
 CHARACTERS_PER_TOKEN = 2
@@ -188,18 +189,17 @@ class Rollout:
         await self._score_afterwards()
 
     async def _score_afterwards(self) -> None:
-        """Without lookahead nothing was scored on the way: one pass gives Q at every turn, so that
-        the trajectory can be selected among others."""
+        """Without lookahead nothing was scored on the way: its turns are now, or at least the last
+        one, so that the trajectory can be selected among others."""
         unscored = self.trajectory.last_q is None and self.trajectory.steps
         if self.critic is None or not unscored:
             return
         try:
-            qs = await self.critic.score_turns(self.history)
+            scores = await score_finished(self.critic, self.history)
         except CriticError as error:
             self.trajectory.steps[-1].decision.notes.append(f"not scored: {error}")
             return
-        for step, q in zip(self.trajectory.steps, qs, strict=True):
-            step.decision.winner.q = q
+        put_scores(self.trajectory.steps, scores)
 
 
 def _characters(messages: list[Message]) -> int:

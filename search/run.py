@@ -217,6 +217,7 @@ class Run:
             reward=trajectory.reward,
             seconds=trajectory.seconds,
             qs=trajectory.qs,
+            spreads=trajectory.spreads,
         )
 
     def _seed(self, key: Key) -> int | None:

@@ -9,6 +9,7 @@ from typing import ParamSpec
 
 from critic.scoring import Scorer
 from pilotfish import Message
+from search.contracts import Score
 from service.critics.reading import reading
 from service.settings import TorchCriticSettings
 
@@ -17,6 +18,8 @@ P = ParamSpec("P")
 
 class TorchCritic:
     """One thread computes, so that the event loop stays free."""
+
+    every_turn = True
 
     def __init__(self, name: str, settings: TorchCriticSettings) -> None:
         self.name = name
@@ -36,11 +39,11 @@ class TorchCritic:
 
     async def score(
         self, state: Sequence[Message], actions: Sequence[Message], *, session: str | None = None
-    ) -> list[float]:
-        return await self._run(self._scorer.score, state, actions)
+    ) -> list[Score]:
+        return [Score(q) for q in await self._run(self._scorer.score, state, actions)]
 
-    async def score_turns(self, messages: Sequence[Message]) -> list[float]:
-        return await self._run(self._scorer.score_turns, messages)
+    async def score_turns(self, messages: Sequence[Message]) -> list[Score]:
+        return [Score(q) for q in await self._run(self._scorer.score_turns, messages)]
 
     async def _run(
         self, work: Callable[P, list[float]], *args: P.args, **kwargs: P.kwargs

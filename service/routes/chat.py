@@ -275,6 +275,7 @@ def _report(call: ChatCall, decision: Decision) -> dict[str, Any]:
         "k": decision.requested,
         "chosen": decision.chosen,
         "q": winner.q,
+        "spread": winner.spread,
         "reason": decision.reason,
         "degraded": decision.degraded,
         "notes": decision.notes,

@@ -17,6 +17,7 @@ from pilotfish.api import (
 from pilotfish.trajectory import Trajectory
 from search.contracts import Critic
 from search.errors import CriticError
+from search.finished import put_scores, score_finished
 from search.selection import select
 from service.errors import ApiError
 from service.routes.context import InContext, while_present
@@ -59,7 +60,10 @@ async def score(body: ScoreRequest, request: Request, context: InContext) -> Sco
             work = critic.score_turns(body.messages)
         else:
             work = critic.score(body.messages, body.candidates, session=body.session)
-        return ScoreResponse(critic=critic.name, q=await while_present(request, work))
+        scores = await while_present(request, work)
+    return ScoreResponse(
+        critic=critic.name, q=[s.q for s in scores], spread=[s.spread for s in scores]
+    )
 
 
 @router.post("/selections")
@@ -82,11 +86,7 @@ async def selections(
 
 async def _rescore(critic: Critic, trajectories: list[Trajectory]) -> None:
     async def one(trajectory: Trajectory) -> None:
-        qs = await critic.score_turns(trajectory.messages)
-        # turns of the prefix, as of examples shown to the agent, have a Q too
-        own = qs[len(qs) - len(trajectory.steps) :]
-        for step, q in zip(trajectory.steps, own, strict=True):
-            step.decision.winner.q = q
+        put_scores(trajectory.steps, await score_finished(critic, trajectory.messages))
 
     try:
         async with asyncio.TaskGroup() as group:

@@ -65,6 +65,8 @@ class ScoreResponse(_Wire):
     critic: str
     q: list[float]
     """In [0, 1]: by candidate, or by agent turn, oldest first."""
+    spread: list[float | None] = Field(default_factory=list)
+    """Standard deviation of each; ``null`` where the critic gives none."""
 
 
 class SelectionRequest(_Wire):

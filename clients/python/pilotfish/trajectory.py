@@ -66,6 +66,9 @@ class Candidate(BaseModel):
     """The turn; ``None`` where the sample failed or was cancelled."""
     q: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     """Q(state, turn) in [0, 1]; ``None`` where it was not scored."""
+    spread: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Standard deviation of Q, among an ensemble's members or of a judge's votes; ``None`` where
+    the critic gives none."""
     logprob: float | None = None
     """Sum of the policy's token log-probabilities (nats); ``None`` where it gave none."""
     tokens: int = Field(default=0, ge=0)
@@ -203,6 +206,11 @@ class Trajectory(BaseModel):
     def qs(self) -> list[float | None]:
         """Q of the turn that was taken, by step."""
         return [step.decision.winner.q for step in self.steps]
+
+    @property
+    def spreads(self) -> list[float | None]:
+        """Spread of the Q of the turn that was taken, by step."""
+        return [step.decision.winner.spread for step in self.steps]
 
     @property
     def last_q(self) -> float | None:
