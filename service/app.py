@@ -11,13 +11,19 @@ from critic.checkpoint import read_card
 from service import errors
 from service.auth import require_key
 from service.body_limit import BodyLimit
+from service.critics.published import renderer_of
 from service.metrics import MetricsMiddleware
 from service.parts import Parts
 from service.redis_state import RedisState, StateError
 from service.routes import chat, lookahead, operations, runs
 from service.routes.context import ClientGone, Context
 from service.runs.worker import RunQueue, RunWorker
-from service.settings import Settings, TorchCriticSettings, VllmCriticSettings
+from service.settings import (
+    ClassifyCriticSettings,
+    Settings,
+    TorchCriticSettings,
+    VllmCriticSettings,
+)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -53,6 +59,8 @@ async def check(settings: Settings) -> None:
     for critic in settings.critics.values():
         if isinstance(critic, VllmCriticSettings | TorchCriticSettings):
             read_card(critic.checkpoint)
+        if isinstance(critic, ClassifyCriticSettings):
+            renderer_of(critic)
     try:
         state = RedisState(settings.redis_url, lifetime=settings.run_lifetime)
     except ValueError as error:

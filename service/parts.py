@@ -11,12 +11,16 @@ from typing import Any, TypeVar
 
 from search.contracts import Critic, Policy, SandboxProvider
 from search.fakes import ConstantCritic, FakePolicy, FakeSandboxes, saying
+from service.critics.ensemble import Ensemble
+from service.critics.published import PublishedCritic
+from service.critics.reasoning import ReasoningCritic
 from service.critics.vllm import VllmCritic
+from service.critics.yes_no import YesNoCritic
 from service.errors import ApiError
 from service.policies.openai_endpoint import OpenAIPolicy
 from service.sandboxes.bubblewrap import BubblewrapProvider
 from service.sandboxes.swerex import SwerexProvider
-from service.settings import Settings
+from service.settings import EnsembleCriticSettings, Settings, members_first
 
 T = TypeVar("T")
 
@@ -34,6 +38,9 @@ POLICIES: Mapping[str, Callable[[str, Any], Policy]] = {
 }
 CRITICS: Mapping[str, Callable[[str, Any], Critic]] = {
     "vllm": VllmCritic,
+    "classify": PublishedCritic,
+    "yes_no": YesNoCritic,
+    "reasoning": ReasoningCritic,
     "torch": _torch_critic,
     "constant": lambda name, settings: ConstantCritic(settings.q),
 }
@@ -57,9 +64,7 @@ class Parts:
     async def __aenter__(self) -> Parts:
         for name, policy in self._settings.policies.items():
             self.policies[name] = self._closing(POLICIES[policy.type](name, policy))
-        for name, critic in self._settings.critics.items():
-            made = await asyncio.to_thread(CRITICS[critic.type], name, critic)
-            self.critics[name] = self._closing(made)
+        self.critics = await self._critics()
         for name, sandbox in self._settings.sandboxes.items():
             provider = SANDBOXES[sandbox.type](sandbox)
             if isinstance(provider, AbstractAsyncContextManager):
@@ -74,6 +79,18 @@ class Parts:
         trace: TracebackType | None,
     ) -> None:
         await self._stack.aclose()
+
+    async def _critics(self) -> dict[str, Critic]:
+        """Members before what is made of them; named in the order of the settings."""
+        settings, made = self._settings.critics, dict[str, Critic]()
+        for name in members_first(settings):
+            own = settings[name]
+            if isinstance(own, EnsembleCriticSettings):
+                made[name] = Ensemble(name, own, [made[member] for member in own.members])
+            else:
+                critic = await asyncio.to_thread(CRITICS[own.type], name, own)
+                made[name] = self._closing(critic)
+        return {name: made[name] for name in settings}
 
     def _closing(self, part: T) -> T:
         if close := getattr(part, "close", None):

@@ -4,10 +4,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -68,6 +77,120 @@ class VllmCriticSettings(_Part):
     """What waits for one is sent together, so few are enough; each costs the client something."""
 
 
+class ClassifyCriticSettings(_Part):
+    """A published critic with labels of its own, served by vLLM's pooling runner. It has no
+    ``critic.json``: what that says, these settings do."""
+
+    type: Literal["classify"]
+    url: str
+    """Without a path."""
+    model: str
+    """Its name there."""
+    tokenizer: str
+    """A folder, or a name on the model hub: its chat template renders the history."""
+    label: int = Field(default=0, ge=0)
+    """Which of the labels is success, from 0."""
+    activation: Literal["sigmoid", "softmax"] = "sigmoid"
+    """``sigmoid`` where each label is a question of its own, ``softmax`` where one holds."""
+    max_tokens: int | None = Field(default=None, ge=1)
+    """The longest history, tokens: of a longer one the first messages and the newest turns are
+    read. ``None`` sends all, and what the server cannot read is refused."""
+    key: SecretStr | None = None
+    timeout: float = Field(default=120.0, gt=0)
+    max_connections: int = Field(default=16, ge=1)
+
+
+class JudgeSettings(_Part):
+    """Of every judge: a chat model on an OpenAI-compatible endpoint is asked about each turn."""
+
+    url: str
+    """Up to and with ``/v1``."""
+    model: str
+    """Its name there."""
+    key: SecretStr | None = None
+    timeout: float = Field(default=600.0, gt=0)
+    """Seconds of one request, tries after a broken connection included."""
+    max_connections: int = Field(default=64, ge=1)
+    """Requests under way at once; further ones wait."""
+    question: str | None = Field(default=None, min_length=1)
+    """What stands last in the prompt, instead of what ``service/critics/asking.py`` has. It must
+    ask for an answer of the same form."""
+    max_chars: int = Field(default=100_000, ge=1000)
+    """Characters of the history at most: of a longer one the first messages and the newest turns
+    are shown. A token has 3 to 4; the model's context must hold them and the answer."""
+    warm: bool = True
+    """Whether to have the bare state read while the policy decodes, by a request for one token. Of
+    use where the endpoint caches prefixes; without that it costs a prompt a step."""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the request that we pass on (``structured_outputs``, ``chat_template_kwargs``...).
+    They win over ours, and ``null`` leaves one of ours out."""
+    every_turn: bool = True
+    """Whether a finished trajectory is judged at each of its turns, a prompt each, or at the last
+    one only, which is all that selection needs."""
+
+    @field_validator("extra")
+    @classmethod
+    def _leaves_ours(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted({"model", "messages", "n", "stream"} & extra.keys()):
+            raise ValueError(f"{', '.join(taken)}: the judge decides, not extra")
+        return extra
+
+
+class YesNoCriticSettings(JudgeSettings):
+    """Q is P(yes) / (P(yes) + P(no)) where the answer begins."""
+
+    type: Literal["yes_no"]
+    max_tokens: int = Field(default=1, ge=1)
+    """Of the answer, of which the first token is read. Some endpoints want more than one."""
+    top_logprobs: int = Field(default=20, ge=2)
+    """How many of the likeliest tokens to ask for: OpenAI and vLLM give 20, others fewer."""
+    yes: list[str] = Field(default=["yes"], min_length=1)
+    """Tokens that begin a yes, in whatever case. A vocabulary that cuts the word up needs its
+    first piece: ``[yes, y]``."""
+    no: list[str] = Field(default=["no"], min_length=1)
+    min_mass: float = Field(default=0.01, ge=0, le=1)
+    """P(yes) + P(no) at least. With less the model is about to say something else (``<think>``,
+    say), and the ratio is noise."""
+
+
+class ReasoningCriticSettings(JudgeSettings):
+    """Q is the share of GOOD among the verdicts of several answers."""
+
+    type: Literal["reasoning"]
+    votes: int = Field(default=10, ge=1, le=128)
+    """Answers for each turn that is scored: with K candidates, K times as many a step."""
+    n: bool = True
+    """Whether the endpoint takes ``n``; if not, one request is made for each vote."""
+    temperature: float = Field(default=0.7, ge=0, le=2)
+    """Of sampling, without unit: logits are divided by it. At 0 all votes are one."""
+    max_tokens: int = Field(default=1024, ge=1)
+    """Tokens of one answer. One that is cut short has no verdict, and no vote."""
+    every_turn: bool = False
+    """As of any judge; here every turn costs ``votes`` answers."""
+
+
+class EnsembleCriticSettings(_Part):
+    """The mean of other critics' Q. Its spread is their population standard deviation."""
+
+    type: Literal["ensemble"]
+    members: list[str] = Field(min_length=1)
+    """Names of other critics. One that is named twice counts twice."""
+    pessimism: float = Field(default=0.0, ge=0)
+    """Q is the mean less this many spreads: what the members disagree on counts less, which damps
+    the errors that a choice of the highest finds."""
+    min_members: int | None = Field(default=None, ge=1)
+    """How many must answer; those that fail are left out. ``None`` is all: candidates of one step
+    are scored one by one, and a Q without a member that is stricter than the others is no Q to
+    compare. So by default a step with a failing member is degraded and says so; set this where an
+    answer is worth more than that."""
+
+    @model_validator(mode="after")
+    def _has_them(self) -> Self:
+        if self.min_members is not None and self.min_members > len(self.members):
+            raise ValueError(f"min_members is {self.min_members} of {len(self.members)} members")
+        return self
+
+
 class TorchCriticSettings(_Part):
     """A critic's checkpoint, loaded into this process."""
 
@@ -90,7 +213,14 @@ class FakeSandboxSettings(_Part):
 
 PolicySettings = Annotated[EndpointPolicy | FakePolicySettings, Field(discriminator="type")]
 CriticSettings = Annotated[
-    VllmCriticSettings | TorchCriticSettings | ConstantCriticSettings, Field(discriminator="type")
+    VllmCriticSettings
+    | ClassifyCriticSettings
+    | YesNoCriticSettings
+    | ReasoningCriticSettings
+    | EnsembleCriticSettings
+    | TorchCriticSettings
+    | ConstantCriticSettings,
+    Field(discriminator="type"),
 ]
 SandboxSettings = Annotated[
     BubblewrapSettings | SwerexSettings | FakeSandboxSettings, Field(discriminator="type")
@@ -134,6 +264,12 @@ class Settings(BaseSettings):
     max_body_mb: float = Field(default=32.0, gt=0)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    @field_validator("critics")
+    @classmethod
+    def _has_members(cls, critics: dict[str, CriticSettings]) -> dict[str, CriticSettings]:
+        members_first(critics)
+        return critics
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -148,6 +284,21 @@ class Settings(BaseSettings):
         if path := os.environ.get("PILOTFISH_CONFIG"):
             sources.append(_yaml(settings_cls, path))
         return tuple(sources)
+
+
+def members_first(critics: Mapping[str, CriticSettings]) -> list[str]:
+    """Names of the critics, each behind those that it is made of. Raises: ``ValueError``."""
+    members: dict[str, list[str]] = {}
+    for name, critic in critics.items():
+        members[name] = critic.members if isinstance(critic, EnsembleCriticSettings) else []
+        if unknown := [member for member in members[name] if member not in critics]:
+            there = ", ".join(other for other in critics if other != name) or "none"
+            raise ValueError(f"{name}: there is no critic {unknown[0]!r}; there are: {there}")
+    try:
+        return list(TopologicalSorter(members).static_order())
+    except CycleError as error:
+        circle = " of ".join(reversed(error.args[1]))
+        raise ValueError(f"an ensemble that is its own member: {circle}") from error
 
 
 def _check_names(settings_cls: type[BaseSettings]) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from critic.checkpoint import CriticCard, write_card
 from pilotfish import Message
+from search.contracts import Score
 from search.errors import CriticError, CriticRefused
 from service.critics.together import Together
 from service.critics.vllm import VllmCritic
@@ -31,14 +32,16 @@ def critic(tmp_path):
         def handle(request):
             return httpx.Response(status, text=answer)
 
-        made.client = httpx.AsyncClient(transport=httpx.MockTransport(handle), base_url="http://c")
+        made.endpoint.client = httpx.AsyncClient(
+            transport=httpx.MockTransport(handle), base_url="http://c"
+        )
         return made
 
     return answering
 
 
 async def test_a_scalar_becomes_a_q(critic):
-    assert await critic('{"data": [{"probs": [0.0]}]}').score(STATE, [TURN]) == [0.5]
+    assert await critic('{"data": [{"probs": [0.0]}]}').score(STATE, [TURN]) == [Score(0.5)]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +64,7 @@ async def test_a_q_that_is_no_number_costs_only_whom_it_is_for(critic):
     made = critic('{"data": [{"probs": [0.0]}, {"probs": [NaN]}]}')
     calls = [made.score(STATE, [TURN]), made.score(STATE, [TURN])]
     first, second = await asyncio.gather(*calls, return_exceptions=True)
-    assert first == [0.5]
+    assert first == [Score(0.5)]
     assert isinstance(second, CriticError)
 
 
