@@ -1,15 +1,21 @@
-"""How a finished attempt is judged: the task's hidden files, then its command, in the sandbox that
-the agent left. Knows nothing of where the sandbox is."""
+"""How a finished attempt is judged, in the sandbox that the agent left: by tests that selection may
+go by, and by the hidden evaluation. Knows nothing of where the sandbox is."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
 
 from pilotfish import Task
-from pilotfish.task import check_files
+from pilotfish.task import Check, check_files
 from search.contracts import Sandbox
-from search.errors import SandboxError
+from search.errors import SandboxError, SandboxLost
+
+log = structlog.get_logger()
+Seconds = Callable[[], float | None]
+"""Seconds of the run's budget that are left; ``None`` is no bound."""
 
 
 async def evaluate(sandbox: Sandbox, task: Task) -> tuple[float, str]:
@@ -29,6 +35,37 @@ async def evaluate(sandbox: Sandbox, task: Task) -> tuple[float, str]:
     if result.timed_out:
         return 0.0, f"the evaluation did not end in {evaluation.timeout:g} s: counted as failed"
     return (1.0 if result.exit_code == 0 else 0.0), ""
+
+
+async def count_passed(
+    sandbox: Sandbox, checks: Sequence[Check], kind: str, *, seconds_left: Seconds
+) -> int | None:
+    """How many of these checks pass, run one after another; ``None`` where there are none, or no
+    time is left to run them all: attempts are compared by all checks or not at all. One that cannot
+    be run, or not in time, has not passed. ``kind`` and position are the action's id, so that a
+    check whose result was lost on the way is not run again.
+
+    Raises: ``SandboxLost``.
+    """
+    passed = 0
+    for number, check in enumerate(checks):
+        left = seconds_left()
+        if left is not None and left <= 0:
+            return None
+        action_id = f"{kind}-{number}"
+        timeout = check.timeout if left is None else min(check.timeout, left)
+        try:
+            await write_files(sandbox, check.files)
+            result = await sandbox.execute(check.command, action_id=action_id, timeout=timeout)
+        except SandboxLost:
+            raise
+        except SandboxError as error:
+            log.warning("a check was not run: not passed", check=action_id, error=str(error))
+            continue
+        if result.timed_out and timeout < check.timeout:
+            return None
+        passed += not result.timed_out and result.exit_code == 0
+    return passed if checks else None
 
 
 async def write_files(sandbox: Sandbox, files: Mapping[str, str]) -> None:

@@ -59,7 +59,9 @@ def _ended(trajectory: Trajectory, entry: dict[str, Any]) -> None:
     trajectory.exit_status = entry["exit_status"]
     trajectory.exit_message = entry["exit_message"]
     trajectory.reward = entry["reward"]
+    trajectory.regression_passed = entry.get("regression_passed")  # journals of before have none
+    trajectory.generated_passed = entry.get("generated_passed")
     trajectory.seconds = entry["seconds"]
-    spreads = entry.get("spreads") or [None] * len(trajectory.steps)  # journals of before have none
+    spreads = entry.get("spreads") or [None] * len(trajectory.steps)
     for step, q, spread in zip(trajectory.steps, entry["qs"], spreads, strict=True):
         step.decision.winner.q, step.decision.winner.spread = q, spread

@@ -21,7 +21,7 @@ from pilotfish.trajectory import INFRASTRUCTURE_FAILURES
 from search.budget import Budget
 from search.contracts import Critic, Journal, Policy, Sandbox, SandboxProvider
 from search.errors import BudgetExceeded, JournalError, SandboxError, SandboxLost
-from search.evaluation import evaluate
+from search.evaluation import count_passed, evaluate
 from search.replay import Begun, Key, replay
 from search.rollout import Rollout, dump, new_trajectory, step_seed
 from search.selection import select
@@ -191,12 +191,27 @@ class Run:
             trajectory,
         )
         await rollout.run(sandbox)
+        if trajectory.submitted and self.strategy.selection.rule == "hybrid":
+            await self._test(trajectory, sandbox)
         if self.task.evaluation is None or trajectory.exit_status in INFRASTRUCTURE_FAILURES:
             return
         trajectory.reward = 0.0
         if trajectory.submitted:
             trajectory.reward, told = await self._reward(sandbox)
             trajectory.exit_message = trajectory.exit_message or told
+
+    async def _test(self, trajectory: Trajectory, sandbox: Sandbox) -> None:
+        """Before the evaluation, whose hidden files no choice may depend on."""
+
+        def seconds_left() -> float | None:
+            return self.budget.seconds_left
+
+        trajectory.regression_passed = await count_passed(
+            sandbox, self.task.regression_tests, "regression", seconds_left=seconds_left
+        )
+        trajectory.generated_passed = await count_passed(
+            sandbox, self.task.generated_tests, "generated", seconds_left=seconds_left
+        )
 
     async def _reward(self, sandbox: Sandbox) -> tuple[float, str]:
         try:
@@ -215,6 +230,8 @@ class Run:
             exit_status=trajectory.exit_status,
             exit_message=trajectory.exit_message,
             reward=trajectory.reward,
+            regression_passed=trajectory.regression_passed,
+            generated_passed=trajectory.generated_passed,
             seconds=trajectory.seconds,
             qs=trajectory.qs,
             spreads=trajectory.spreads,
@@ -231,6 +248,7 @@ class Run:
         choice = select(
             [trajectories[i] for i in able],
             abstain_below=self.strategy.selection.abstain_below,
+            rule=self.strategy.selection.rule,
         )
         result = RunResult(
             trajectories=trajectories,

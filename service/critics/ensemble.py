@@ -80,8 +80,8 @@ class Ensemble:
 def combine(qs: Sequence[float], pessimism: float) -> Score:
     """The mean less ``pessimism`` times the population standard deviation, cut to [0, 1].
 
-    >>> combine([0.2, 0.6], 1.0)
-    Score(q=0.2, spread=0.2)
+    >>> combine([0.25, 0.75], 1.0)
+    Score(q=0.25, spread=0.25)
     """
     spread = statistics.pstdev(qs)
     return Score(min(1.0, max(0.0, statistics.fmean(qs) - pessimism * spread)), spread)

@@ -75,11 +75,12 @@ async def selections(
         if body.rescore:
             critic = _needed(context.parts.critic(body.critic))
             await while_present(request, _rescore(critic, body.trajectories))
-    choice = select(body.trajectories, abstain_below=body.abstain_below)
+    choice = select(body.trajectories, abstain_below=body.abstain_below, rule=body.rule)
     return SelectionResponse(
         chosen=choice.chosen,
         ranking=choice.ranking,
         q=[trajectory.last_q for trajectory in body.trajectories],
+        spread=[trajectory.last_spread for trajectory in body.trajectories],
         reason=choice.reason,
     )
 

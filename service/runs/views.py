@@ -56,6 +56,9 @@ def _summary(number: int, begun: Begun, final: bool) -> TrajectorySummary:
         exit_message=trajectory.exit_message,
         reward=trajectory.reward,
         last_q=trajectory.last_q,
+        last_spread=trajectory.last_spread,
+        regression_passed=trajectory.regression_passed,
+        generated_passed=trajectory.generated_passed,
         steps=len(trajectory.steps),
         usage=trajectory.usage,
     )

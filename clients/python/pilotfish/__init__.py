@@ -11,7 +11,7 @@ from pilotfish.strategy import (
     Selection,
     Strategy,
 )
-from pilotfish.task import Evaluation, Task
+from pilotfish.task import Check, Evaluation, Task
 from pilotfish.trajectory import Candidate, Decision, Observation, Step, Trajectory, Usage
 
 __version__ = "0.1.0"
@@ -20,6 +20,7 @@ __all__ = [
     "AsyncPilotfish",
     "BudgetLimits",
     "Candidate",
+    "Check",
     "Decision",
     "Evaluation",
     "Lookahead",

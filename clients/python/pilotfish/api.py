@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pilotfish.messages import Message
-from pilotfish.strategy import Lookahead, Strategy
+from pilotfish.strategy import Lookahead, Rule, Strategy
 from pilotfish.task import Task
 from pilotfish.trajectory import Decision, Trajectory, Usage
 
@@ -74,6 +74,8 @@ class SelectionRequest(_Wire):
 
     trajectories: list[Trajectory] = Field(min_length=1, max_length=256)
     critic: str | None = None
+    rule: Rule = "critic"
+    """``hybrid`` goes by the counts of passed tests that the trajectories carry, too."""
     abstain_below: float | None = Field(default=None, ge=0, le=1)
     rescore: bool = True
     """Read every trajectory again with this critic; false uses the Q that is recorded."""
@@ -85,6 +87,8 @@ class SelectionResponse(_Wire):
     ranking: list[int]
     q: list[float | None]
     """Last Q of each, in the order of the request."""
+    spread: list[float | None] = Field(default_factory=list)
+    """Its standard deviation; ``null`` where the critic gives none."""
     reason: str
 
 
@@ -114,6 +118,9 @@ class TrajectorySummary(_Wire):
     exit_message: str = ""
     reward: float | None
     last_q: float | None
+    last_spread: float | None = None
+    regression_passed: int | None = None
+    generated_passed: int | None = None
     steps: int
     usage: Usage
 

@@ -337,8 +337,8 @@ class Pilotfish:
         return _parsed(ScoreResponse, self._send(call)).q
 
     def select(self, trajectories: Sequence[Trajectory], **options: Any) -> SelectionResponse:
-        """Which of these trajectories to return. ``options``: ``critic``, ``abstain_below``,
-        ``rescore``."""
+        """Which of these trajectories to return. ``options``: ``critic``, ``rule``,
+        ``abstain_below``, ``rescore``."""
         call = _select(trajectories, options)
         return _parsed(SelectionResponse, self._send(call))
 

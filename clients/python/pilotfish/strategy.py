@@ -63,6 +63,10 @@ class Lookahead(BaseModel):
     sampling: Sampling = Field(default_factory=Sampling)
 
 
+Rule = Literal["critic", "hybrid"]
+"""How selection ranks finished attempts."""
+
+
 class Selection(BaseModel):
     """How many attempts a run makes, and which one it returns."""
 
@@ -70,8 +74,12 @@ class Selection(BaseModel):
 
     n: int = Field(default=1, ge=1, le=64)
     """Trajectories of a run, each in a sandbox of its own."""
+    rule: Rule = "critic"
+    """``critic``: the highest last Q. ``hybrid``: of the better half by that, at least three, the
+    one that passes most of the task's ``regression_tests``, then of its ``generated_tests``, then
+    the highest Q; those tests are executed for nothing else."""
     abstain_below: float | None = Field(default=None, ge=0, le=1)
-    """Return none if the best Q is below this."""
+    """Return none if the last Q of the best is below this."""
     until_submitted: bool = False
     """Make another attempt where one ends without a submission."""
     max_attempts: int = Field(default=10, ge=1, le=100)

@@ -22,17 +22,21 @@ def check_files(files: Mapping[str, str]) -> Mapping[str, str]:
 Files = Annotated[dict[str, str], AfterValidator(check_files)]
 
 
-class Evaluation(BaseModel):
-    """How a finished attempt is judged: files written after the agent is done, then one command."""
+class Check(BaseModel):
+    """One test of what an agent left behind: files written after it is done, then one command."""
 
     model_config = ConfigDict(extra="forbid")
 
     files: Files = Field(default_factory=dict)
     """Path (relative to the task's ``workdir``) to content. The agent never sees them."""
     command: str = Field(min_length=1)
-    """Run by ``sh`` in ``workdir``; the reward is 1 if it exits with 0, else 0."""
+    """Run by ``sh`` in ``workdir``; it passes if it exits with 0."""
     timeout: float = Field(default=60.0, gt=0, le=7200)
     """Seconds; a command that takes longer has failed."""
+
+
+class Evaluation(Check):
+    """How a finished attempt is judged: the reward is 1 if it passes, else 0."""
 
 
 class Task(BaseModel):
@@ -50,3 +54,9 @@ class Task(BaseModel):
     """Commands run in ``workdir`` before the agent starts; one that fails fails the start."""
     workdir: str = "/workspace"
     evaluation: Evaluation | None = None
+    regression_tests: list[Check] = Field(default_factory=list, max_length=256)
+    """Tests that passed before the agent began, for ``selection.rule`` ``hybrid``. They run one
+    after another, before the evaluation, in the sandbox that the agent left; what they leave there,
+    the evaluation finds."""
+    generated_tests: list[Check] = Field(default_factory=list, max_length=256)
+    """Tests that somebody, a model say, wrote for what is asked: less to be trusted."""

@@ -185,6 +185,10 @@ class Trajectory(BaseModel):
     """What it handed in (a patch, say), where that is known."""
     reward: float | None = None
     """1 if the hidden tests passed, 0 if not, ``None`` if it was not evaluated."""
+    regression_passed: int | None = Field(default=None, ge=0)
+    """How many of the task's regression tests passed; ``None`` if they were not executed."""
+    generated_passed: int | None = Field(default=None, ge=0)
+    """How many of its generated tests passed."""
     started_at: float = 0.0
     """Unix time, seconds."""
     seconds: float = 0.0
@@ -215,6 +219,10 @@ class Trajectory(BaseModel):
     @property
     def last_q(self) -> float | None:
         return self.steps[-1].decision.winner.q if self.steps else None
+
+    @property
+    def last_spread(self) -> float | None:
+        return self.steps[-1].decision.winner.spread if self.steps else None
 
     @property
     def usage(self) -> Usage:
