@@ -64,7 +64,7 @@ class Judging:
             return JSONResponse(
                 {"data": [{"index": i, "probs": row} for i, row in enumerate(rows)]}
             )
-        return JSONResponse({"choices": self._choices(body)})
+        return JSONResponse({"choices": self._choices(body, number)})
 
     async def _wait(self, request: Request) -> None:
         await asyncio.sleep(0.001)
@@ -74,7 +74,7 @@ class Judging:
                 return
             await asyncio.sleep(0.005)
 
-    def _choices(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+    def _choices(self, body: dict[str, Any], number: int) -> list[dict[str, Any]]:
         q = expected_q(body["messages"][-1]["content"])
         if body.get("logprobs"):
             top = self.first or [("YES", math.log(q)), (" no", math.log(1 - q))]
@@ -85,7 +85,7 @@ class Judging:
         n = body.get("n", 1)
         verdicts = ["GOOD" if i < round(q * n) else "BAD" for i in range(n)]
         texts = self.texts or [f"I think.\nVERDICT: {verdict}" for verdict in verdicts]
-        offset = len(self.bodies) - 1 if n == 1 else 0
+        offset = number if n == 1 else 0
         messages = [{"role": "assistant", "content": texts[(offset + i) % len(texts)]}
                     for i in range(n)]  # fmt: skip
         return [{"index": i, "message": message} for i, message in enumerate(messages)]
