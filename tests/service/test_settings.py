@@ -15,6 +15,9 @@ from service.settings import Settings
 DOCS = Path(__file__).parents[2] / "docs"
 
 
+JUDGES = re.findall(r"```yaml\n(.*?)```", (DOCS / "critic.md").read_text(), re.DOTALL)
+
+
 @pytest.fixture
 def yaml_file(tmp_path, monkeypatch):
     [block] = re.findall(r"```yaml\n(.*?)```", (DOCS / "http.md").read_text(), re.DOTALL)
@@ -30,6 +33,16 @@ def test_the_documented_file_is_read(yaml_file):
     assert settings.critics["coder-critic"].type == "vllm"
     assert settings.keys[0].get_secret_value() == "a-long-secret"
     assert "a-long-secret" not in repr(settings)
+
+
+def test_the_documented_judges_are_read(tmp_path, monkeypatch):
+    kinds = set()
+    for number, block in enumerate(JUDGES):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(block)
+        monkeypatch.setenv("PILOTFISH_CONFIG", str(file))
+        kinds |= {critic.type for critic in Settings().critics.values()}
+    assert kinds == {"yes_no", "reasoning", "classify", "ensemble", "vllm"}
 
 
 def test_the_environment_wins_over_the_file(yaml_file, monkeypatch):
