@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from pilotfish import Evaluation, Task
-from pilotfish.strategy import Lookahead, RolloutSettings, Strategy
+from pilotfish import Check, Evaluation, Task
+from pilotfish.strategy import Lookahead, RolloutSettings, Selection, Strategy
 from search.fakes import FakePolicy, MemoryJournal, turn_by_turn
 from search.run import Run
 from service.sandboxes.bubblewrap import BubblewrapProvider
@@ -51,3 +51,31 @@ async def test_the_agent_is_told_and_the_run_goes_on(
     assert told in trajectory.steps[0].replies[0].text
     assert len(trajectory.steps[0].replies[0].text) < 11_000
     assert time.monotonic() - began < 30
+
+
+async def test_the_tasks_own_tests_run_in_what_the_agent_left(
+    bubblewrap: BubblewrapProvider,
+) -> None:
+    task = TASK.model_copy(
+        update={
+            "regression_tests": [
+                Check(command="sh old/test.sh", files={"old/test.sh": "grep -q ready state"}),
+                Check(command="test -e evaluated"),
+                Check(command="sleep 1000", timeout=0.5),
+            ],
+            "generated_tests": [Check(command="grep -q done state && test -e old/test.sh")],
+            "evaluation": Evaluation(command="grep -q done state", files={"evaluated": ""}),
+        }
+    )
+    turns = [[f"```bash\n{c}\n```"] for c in ("echo done >> state", "submit")]
+    run = Run(
+        task,
+        FakePolicy(turn_by_turn(*turns)),
+        None,
+        bubblewrap,
+        Strategy(lookahead=Lookahead(k=1), selection=Selection(rule="hybrid")),
+        MemoryJournal(),
+    )
+    [trajectory] = (await asyncio.wait_for(run.run(), 60)).trajectories
+    assert (trajectory.regression_passed, trajectory.generated_passed) == (1, 1)
+    assert (trajectory.exit_status, trajectory.reward) == ("Submitted", 1.0)
