@@ -21,8 +21,7 @@ async def score_finished(critic: Critic, messages: Sequence[Message]) -> list[Sc
 
 def put_scores(steps: Sequence[Step], scores: Sequence[Score | None]) -> None:
     """Write the scores of a history to the steps that are its end: turns before them, as of
-    examples shown to the agent, have scores too. What was not read has none."""
+    examples shown to the agent, have scores too. A turn that was not read keeps what it has."""
     for step, score in zip(steps, scores[len(scores) - len(steps) :], strict=True):
-        winner = step.decision.winner
-        winner.q = None if score is None else score.q
-        winner.spread = None if score is None else score.spread
+        if score is not None:
+            step.decision.winner.q, step.decision.winner.spread = score.q, score.spread

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from fastapi import APIRouter, Request
 
 from pilotfish.api import (
@@ -16,9 +14,9 @@ from pilotfish.api import (
 )
 from pilotfish.trajectory import Trajectory
 from search.contracts import Critic
-from search.errors import CriticError
 from search.finished import put_scores, score_finished
 from search.selection import select
+from service.critics.all_of import all_of
 from service.errors import ApiError
 from service.routes.context import InContext, while_present
 from service.routes.guide import Given, guided_step
@@ -89,15 +87,7 @@ async def _rescore(critic: Critic, trajectories: list[Trajectory]) -> None:
     async def one(trajectory: Trajectory) -> None:
         put_scores(trajectory.steps, await score_finished(critic, trajectory.messages))
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for trajectory in trajectories:
-                group.create_task(one(trajectory))
-    except* CriticError as errors:
-        failure = errors.exceptions[0]
-    else:
-        return
-    raise failure
+    await all_of(one(trajectory) for trajectory in trajectories)
 
 
 def _needed(critic: Critic | None) -> Critic:

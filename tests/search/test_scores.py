@@ -2,6 +2,7 @@
 
 from pilotfish import Lookahead
 from search.contracts import Score
+from search.errors import CriticError
 from search.fakes import FakeCritic, FakePolicy, MemoryJournal, turn_by_turn
 from search.replay import replay
 from tests.search.test_run import ONE, THREE_TURNS, bash, make_run
@@ -45,3 +46,18 @@ async def test_a_critic_may_read_no_more_than_the_last_turn_of_what_is_finished(
                     ).trajectories  # fmt: skip
     assert trajectory.qs == [None, None, 0.6]
     assert critic.scored == 1
+
+
+async def test_reading_the_last_turn_takes_nothing_from_those_that_were_scored_on_the_way():
+    class Late(FakeCritic):
+        async def score(self, state, actions, *, session=None):
+            if session is not None and len(state) > 2:
+                raise CriticError("away for a moment")
+            return await super().score(state, actions)
+
+    critic = Late(lambda s, a: 0.5 + len(s) / 100)
+    critic.every_turn = False
+    policy = turn_by_turn([bash("ls"), bash("pwd")], [bash("submit"), bash("submit")])
+    run = make_run(FakePolicy(policy), critic=critic, lookahead=Lookahead(k=2))
+    [trajectory] = (await run.run()).trajectories
+    assert trajectory.qs == [0.52, 0.54]
