@@ -48,7 +48,7 @@ class CriticEndpoint:
         try:
             async with self._permits, asyncio.timeout(timeout):
                 response = await self._post(path, body)
-        except (TimeoutError, httpx.TimeoutException) as error:
+        except (TimeoutError, httpx.ReadTimeout) as error:
             raise CriticError(f"no answer from {url} in {timeout:g} s") from error
         except (httpx.HTTPError, _Busy) as error:
             raise CriticError(f"{url}: {str(error) or type(error).__name__}") from error

@@ -118,8 +118,6 @@ async def test_an_endpoint_that_is_not_there(kind, endpoint, checkpoint):
         with pytest.raises(CriticError, match=r"127\.0\.0\.1:9") as failed:
             await critic.score(STATE, ACTIONS)
         assert not isinstance(failed.value, CriticRefused)
-        with pytest.raises(CriticError):
-            await critic.warm(STATE)
 
 
 async def test_an_endpoint_that_fails(critic, endpoint):
