@@ -244,10 +244,11 @@ async def test_one_candidate_is_scored_where_it_is_asked_for():
 
 
 async def test_a_caller_that_leaves_cancels_policy_and_critic():
-    freed = asyncio.Event()
+    scoring, freed = asyncio.Event(), asyncio.Event()
 
     class Slow(FakeCritic):
         async def score(self, state, actions, *, session=None):
+            scoring.set()
             try:
                 await asyncio.Event().wait()
             finally:
@@ -256,9 +257,7 @@ async def test_a_caller_that_leaves_cancels_policy_and_critic():
 
     policy = FakePolicy(saying("a", "b"), delay=0.01)
     task = asyncio.create_task(decide(policy, Slow(by_length), STATE, Lookahead(k=2)))
-    while not policy.asked:
-        await asyncio.sleep(0)
-    await asyncio.sleep(0.015)
+    await asyncio.wait_for(scoring.wait(), 10)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
