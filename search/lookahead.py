@@ -236,6 +236,8 @@ class _Step:
         if self.lookahead.pick == "softmax":
             pool = [c for c in scored if unique[_key(c)] is c]
             return _softmax(pool, self.lookahead.pick_temperature, rng), "softmax"
+        if self.lookahead.pick == "vote":
+            return _vote(scored), "vote"
         return best, "argmax"
 
 
@@ -263,6 +265,14 @@ def _softmax(scored: list[Candidate], temperature: float, rng: random.Random) ->
     top = max(c.q for c in scored if c.q is not None)
     weights = [math.exp(((c.q or 0.0) - top) / temperature) for c in scored]
     return rng.choices(scored, weights)[0]
+
+
+def _vote(scored: list[Candidate]) -> Candidate:
+    """Of the action whose candidates' Q sum up highest; of equal sums, by Q."""
+    sums: dict[str, float] = {}
+    for candidate in scored:
+        sums[_key(candidate)] = sums.get(_key(candidate), 0.0) + (candidate.q or 0.0)
+    return max(scored, key=lambda c: (sums[_key(c)], *_by_q(c)))
 
 
 def _without_critic(whole: list[Candidate]) -> tuple[Candidate, str]:

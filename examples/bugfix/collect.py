@@ -31,6 +31,7 @@ from pilotfish import (
     Task,
     Trajectory,
 )
+from pilotfish.strategy import Pick
 from pilotfish.trajectory import INFRASTRUCTURE_FAILURES
 from search.errors import SearchError
 from service.local.stack import StackSettings, local_stack
@@ -48,10 +49,12 @@ def strategy(
     temperature: float = 1.0,
     seed: int = 0,
     until_submitted: bool = False,
+    pick: Pick = "argmax",
 ) -> Strategy:
     """The bug-fixing agent's settings under K candidates a step and N trajectories."""
+    sampling = Sampling(temperature=temperature, max_tokens=MAX_TOKENS)
     return Strategy(
-        lookahead=Lookahead(k=k, sampling=Sampling(temperature=temperature, max_tokens=MAX_TOKENS)),
+        lookahead=Lookahead(k=k, pick=pick, sampling=sampling),
         selection=Selection(n=n, until_submitted=until_submitted, concurrency=min(n, 8)),
         rollout=RolloutSettings(system_prompt=SYSTEM_PROMPT, max_steps=14, command_timeout=10),
         seed=seed,

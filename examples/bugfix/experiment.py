@@ -62,6 +62,11 @@ class Plan:
         """K candidates a step and no critic: the most frequent one is taken."""
         return self.folder / f"vote{self.k}.jsonl"
 
+    @property
+    def weighted_vote(self) -> Path:
+        """K candidates a step: the action whose candidates' Q sum up highest."""
+        return self.folder / f"weighted-vote{self.k}.jsonl"
+
     def files(self, k: int) -> list[Path]:
         seeds = range(self.seeds) if k in (1, self.k) else range(1)
         return [self.file(k, seed) for seed in seeds]
@@ -104,6 +109,12 @@ async def measure(plan: Plan, policy: Path, critic: Path, *, at_once: int) -> No
                 file = plan.at_temperature(k, temperature)
                 label = f"K={k}, T={temperature}"
                 await collect(client, tasks, settings, file, at_once=at_once, label=label)
+        settings = strategy(
+            k=plan.k, n=plan.other_attempts, temperature=TEMPERATURE, seed=3000, pick="vote"
+        )
+        await collect(
+            client, tasks, settings, plan.weighted_vote, at_once=at_once, label="weighted vote"
+        )
         settings = strategy(k=plan.k, n=plan.other_attempts, temperature=TEMPERATURE, seed=3000)
         await collect(
             client, tasks, settings, plan.vote, critic="none", at_once=at_once, label="vote"
@@ -242,6 +253,12 @@ def _by_k(plan: Plan, images: Path) -> str:
         guided = results(plan.files(plan.k), "default", slots=plan.attempts)
         gain = difference(vote.outcomes, guided.outcomes)
         told = _VOTE.format(gain=_percent(gain.value), span=_span(gain, _percent), k=plan.k)
+        if plan.weighted_vote.exists():
+            weighted = results([plan.weighted_vote], "default", slots=plan.other_attempts)
+            named[f"{plan.k}, vote weighted by Q"] = plots.interval(weighted, 1)
+            over = [difference(weighted.outcomes, o.outcomes) for o in (vote, guided)]
+            spans = [f"{_percent(e.value)} ({_span(e, _percent)})" for e in over]
+            told += _WEIGHTED.format(over_vote=spans[0], over_argmax=spans[1])
     lines = ["## By K", "", "| K | solved | 95 % interval |", "|---|---|---|"]
     lines += [f"| {k} | {_percent(e.value)} | {_span(e, _percent)} |" for k, e in named.items()]
     return "\n".join([*lines, "", told, "![Success by K](images/success_by_k.png)", ""])
@@ -309,6 +326,10 @@ _VOTE = """\
 The vote takes the most frequent of {k} candidates at every step, with no critic (a request whose
 critic is `none`). It is the baseline to beat: percent that it solves beyond the critic's choice of
 {k}, paired by task: {gain} ({span}). What a vote cannot do is to choose among whole attempts.
+"""
+_WEIGHTED = """
+`pick: vote` takes the action whose candidates' Q sum up highest: percent that it solves beyond the
+plain vote, paired by task: {over_vote}; beyond the highest Q: {over_argmax}.
 """
 _INTRODUCTION = """# Experiments
 

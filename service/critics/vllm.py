@@ -12,6 +12,6 @@ class VllmCritic(ClassifyCritic):
     """Raises: ``CriticInputError`` if the checkpoint is no critic."""
 
     def __init__(self, name: str, settings: VllmCriticSettings) -> None:
-        card = read_card(settings.checkpoint)
-        renderer = read_renderer(settings.checkpoint, card)
-        super().__init__(name, settings, renderer, card.q, labels=card.labels)
+        self.card = read_card(settings.checkpoint)
+        renderer = read_renderer(settings.checkpoint, self.card)
+        super().__init__(name, settings, renderer, self.card.q, labels=self.card.labels)

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -24,7 +24,7 @@ from starlette.types import Receive, Scope, Send
 
 from pilotfish import Decision, Message
 from pilotfish.errors import first_wrong
-from pilotfish.strategy import Lookahead, Sampling
+from pilotfish.strategy import Lookahead, Pick, Sampling
 from service.errors import ApiError, told
 from service.policies.openai_endpoint import OpenAIPolicy
 from service.routes.context import Context, InContext, while_present
@@ -42,7 +42,7 @@ class GuideOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     k: int | None = Field(default=None, ge=1, le=64)
-    pick: Literal["argmax", "softmax"] = "argmax"
+    pick: Pick = "argmax"
     pick_temperature: float = Field(default=0.05, gt=0)
     threshold: float | None = Field(default=None, ge=0, le=1)
     deadline: float | None = Field(default=None, gt=0)

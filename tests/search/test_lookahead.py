@@ -67,7 +67,23 @@ async def test_ties_are_broken_by_log_probability_and_then_by_index():
     assert decision.chosen == 1
 
 
-@pytest.mark.parametrize("pick", ["argmax", "softmax"])
+async def test_a_vote_sums_q_over_equal_candidates():
+    critic = FakeCritic(by_length)  # 0.1 a character
+    policy = FakePolicy(saying("aa", "bbb", "aa", "c"))
+    decision = await decide(policy, critic, STATE, Lookahead(k=4, pick="vote"))
+    assert (decision.message.text, decision.reason, decision.chosen) == ("aa", "vote", 0)
+    policy = FakePolicy(saying("a", "bbb", "a"))
+    decision = await decide(policy, critic, STATE, Lookahead(k=3, pick="vote"))
+    assert decision.message.text == "bbb"  # often, but worth little
+
+
+async def test_a_vote_of_different_candidates_is_an_argmax():
+    policy = FakePolicy(saying("a", "ccc", "bb"))
+    decision = await decide(policy, FakeCritic(by_length), STATE, Lookahead(k=3, pick="vote"))
+    assert decision.message.text == "ccc"
+
+
+@pytest.mark.parametrize("pick", ["argmax", "softmax", "vote"])
 async def test_the_choice_does_not_depend_on_which_of_equals_came_first(pick):
     said = [Sample(index=i, message=Message.assistant(t)) for i, t in enumerate("aba")]
     critic = FakeCritic(lambda state, action: 0.5)

@@ -46,6 +46,10 @@ class Sampling(BaseModel):
         return next((n for n in given if isinstance(n, int)), self.max_tokens)
 
 
+Pick = Literal["argmax", "softmax", "vote"]
+"""How a step's candidate is chosen."""
+
+
 class Lookahead(BaseModel):
     """How one step is decided."""
 
@@ -53,7 +57,9 @@ class Lookahead(BaseModel):
 
     k: int = Field(default=4, ge=1, le=64)
     """Candidates a step. 1 is the policy alone: nothing is scored."""
-    pick: Literal["argmax", "softmax"] = "argmax"
+    pick: Pick = "argmax"
+    """``vote`` sums Q over equal candidates and takes the highest sum: what the policy says often
+    and the critic values."""
     pick_temperature: float = Field(default=0.05, gt=0)
     """Of ``softmax``: probability proportional to exp(Q / temperature)."""
     threshold: float | None = Field(default=None, ge=0, le=1)

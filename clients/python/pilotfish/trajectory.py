@@ -98,7 +98,7 @@ class Decision(BaseModel):
     chosen: int = Field(ge=0)
     """Index of the candidate that was taken."""
     reason: str
-    """``only``, ``unanimous``, ``argmax``, ``softmax``, ``threshold``, ``deadline``, or, where the
+    """``only``, ``unanimous``, ``argmax``, ``softmax``, ``vote``, ``threshold``, ``deadline``, or, where the
     critic gave nothing, ``majority`` or ``most_probable``."""
     degraded: bool = False
     """True when it was decided with less than was asked for; ``notes`` say what was missing."""
