@@ -98,8 +98,8 @@ class Decision(BaseModel):
     chosen: int = Field(ge=0)
     """Index of the candidate that was taken."""
     reason: str
-    """``only``, ``unanimous``, ``argmax``, ``softmax``, ``vote``, ``threshold``, ``deadline``, or, where the
-    critic gave nothing, ``majority`` or ``most_probable``."""
+    """``only``, ``unanimous``, ``argmax``, ``softmax``, ``vote``, ``threshold``, ``deadline``, or,
+    where the critic gave nothing, ``majority`` or ``most_probable``."""
     degraded: bool = False
     """True when it was decided with less than was asked for; ``notes`` say what was missing."""
     notes: list[str] = Field(default_factory=list)
