@@ -101,23 +101,17 @@ async def measure(files: Files, *, at_once: int) -> None:
         )
 
 
-def compare(files: Files) -> Found:
+def compare(files: Files, first: Path = FIRST, second: Path = SECOND) -> Found:
     """Both critics, each on the policy's own trajectories and on those under its own lookahead."""
-    first, second = (
-        _round(files, scorer, guided)
-        for scorer, guided in (
-            (Scorer(FIRST), files.under_first),
-            (Scorer(SECOND), files.under_second),
-        )
-    )
+    one, other = Scorer(first), Scorer(second)
     both = (files.under_second, files.under_first)
     better, worse = (results([f], "default", slots=ATTEMPTS).outcomes for f in both)
     logs = (t for t in _first_attempts(files.under_second) if t.slot < ATTEMPTS)
     return Found(
-        first=first,
-        second=second,
+        first=_round(files, one, files.under_first),
+        second=_round(files, other, files.under_second),
         gain=difference(better, worse),
-        estimated=redecide(redecided(Scorer(FIRST), logs)),
+        estimated=redecide(redecided(one, logs)),
     )
 
 
