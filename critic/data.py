@@ -77,13 +77,11 @@ class Batch:
     examples: list[Example]
     ids_BL: Tensor
     """B: the windows of all examples, example by example."""
-    mask_BL: Tensor
     at_P2: Tensor
     """(positions, 2): row and position of every agent turn's end, example by example."""
 
     def to(self, device: torch.device) -> Batch:
-        ids, mask, at = (t.to(device) for t in (self.ids_BL, self.mask_BL, self.at_P2))
-        return Batch(self.examples, ids, mask, at)
+        return Batch(self.examples, self.ids_BL.to(device), self.at_P2.to(device))
 
 
 @dataclass(frozen=True)
@@ -242,10 +240,8 @@ def collate(examples: list[Example], pad_id: int) -> Batch:
     rows = [window for example in examples for window in example.ids]
     length = max(map(len, rows))
     ids = torch.full((len(rows), length), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(rows), length), dtype=torch.long)
     for number, row in enumerate(rows):
         ids[number, : len(row)] = torch.from_numpy(row)
-        mask[number, : len(row)] = 1
     ends = [ends for example in examples for ends in example.turn_ends]
     at = [(number, end) for number, row_ends in enumerate(ends) for end in row_ends]
-    return Batch(examples, ids, mask, torch.tensor(at))
+    return Batch(examples, ids, torch.tensor(at))

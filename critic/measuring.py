@@ -27,7 +27,7 @@ def values_of(
         group = groups[at] if at < len(groups) else groups[0]
         batch = collate(group, pad).to(accelerator.device)
         with accelerator.autocast():
-            raw = model(batch.ids_BL, batch.mask_BL, batch.at_P2)
+            raw = model(batch.ids_BL, batch.at_P2)
         values = iter(accelerator.unwrap_model(model).q(raw).tolist())
         own += [(numbers[id(e)], [next(values) for _ in range(e.turns)]) for e in group]
     every = dict(gather_object(own)) if world > 1 else dict(own)

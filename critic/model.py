@@ -25,12 +25,14 @@ class ValueModel(nn.Module):
         super().__init__()
         self.network, self.activation = network, activation
 
-    def forward(self, ids_BL: Tensor, mask_BL: Tensor, at_P2: Tensor) -> Tensor:
+    def forward(self, ids_BL: Tensor, at_P2: Tensor) -> Tensor:
         """The head's logits, (P, C), at the given (row, position) pairs: what serving would answer
-        for the sequence cut after that position."""
-        hidden_BLH = self.network.base_model(
-            input_ids=ids_BL, attention_mask=mask_BL
-        ).last_hidden_state
+        for the sequence cut after that position.
+
+        Rows are padded on the right, where a causal network reads nothing of them. So there is no
+        padding mask: with one, torch's attention leaves its causal kernel, which is faster.
+        """
+        hidden_BLH = self.network.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state
         raw: Tensor = self.network.score(hidden_BLH[at_P2[:, 0], at_P2[:, 1]])
         return raw.float()
 

@@ -72,7 +72,7 @@ class Scorer:
     @torch.inference_mode()
     def _values(self, windows: list[Rendered]) -> list[float]:
         batch = collate([example_of(windows)], int(self.model.network.config.pad_token_id))
-        raw = self.model(batch.ids_BL, batch.mask_BL, batch.at_P2)
+        raw = self.model(batch.ids_BL, batch.at_P2)
         return [self.card.q(logits) for logits in raw.tolist()]
 
     @torch.inference_mode()

@@ -177,7 +177,7 @@ def _step(
         batch = collate(batches[at if weight else 0], pad).to(accelerator.device)
         with nullcontext() if number == rounds - 1 else accelerator.no_sync(model):
             with accelerator.autocast():
-                raw = model(batch.ids_BL, batch.mask_BL, batch.at_P2)
+                raw = model(batch.ids_BL, batch.at_P2)
             q = _q(accelerator, model, raw)
             values = q.detach() if target_model is model else _values(
                 accelerator, target_model, batch)  # fmt: skip
@@ -233,7 +233,7 @@ def _q(accelerator: Accelerator, model: Any, raw_PC: Tensor) -> Tensor:
 @torch.no_grad()
 def _values(accelerator: Accelerator, average: AveragedModel, batch: Any) -> Tensor:
     with accelerator.autocast():
-        raw = average(batch.ids_BL, batch.mask_BL, batch.at_P2)
+        raw = average(batch.ids_BL, batch.at_P2)
     return _q(accelerator, average.module, raw)
 
 
