@@ -15,8 +15,8 @@ its own state.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -62,6 +62,16 @@ class _Turn:
         return len(self.said) + len(self.then)
 
 
+@dataclass(frozen=True)
+class _Segment:
+    """Messages that are rendered together, and what tells them from others."""
+
+    messages: list[Message] = field(compare=False)
+    after_turn: bool
+    """Whether they stand behind an agent turn."""
+    key: Hashable
+
+
 class Renderer:
     """Renders with a tokenizer's chat template."""
 
@@ -89,6 +99,7 @@ class Renderer:
             self._stubs[after_turn] = (stub, self._text(stub))
         # every candidate of every step renders the whole history, of which only its end is new
         self._tokens = lru_cache(maxsize=2048)(self._encode)
+        self._behind_stub = lru_cache(maxsize=2048)(self._render_behind_stub)
         self._check()
 
     def windows(self, messages: Sequence[Message], *, policy: str | None = None) -> list[Rendered]:
@@ -192,12 +203,13 @@ class Renderer:
             if start == 0 and not is_turn:
                 yield self._text(segment), False
             else:
-                yield self._behind_stub(segment, after_turn=not is_turn), is_turn
+                key = tuple(map(_key, segment))
+                yield self._behind_stub(_Segment(segment, not is_turn, key)), is_turn
             start = end
 
-    def _behind_stub(self, segment: list[Message], *, after_turn: bool) -> str:
-        stub, stub_text = self._stubs[after_turn]
-        text = self._text([*stub, *segment])
+    def _render_behind_stub(self, segment: _Segment) -> str:
+        stub, stub_text = self._stubs[segment.after_turn]
+        text = self._text([*stub, *segment.messages])
         if not text.startswith(stub_text):
             raise NotAppendOnly(_EXPLAIN)
         return text[len(stub_text) :]
@@ -247,6 +259,12 @@ _EXPLAIN = (
     "the chat template is not append-only: what it writes for a turn changes with later turns "
     "(it may drop earlier reasoning). Give the critic's tokenizer a template without that."
 )
+
+
+def _key(message: Message) -> Hashable:
+    """All that ``_for_template`` takes of it."""
+    calls = repr(message.tool_calls) if message.tool_calls else ""
+    return message.role, message.text, calls, message.tool_call_id
 
 
 def _for_template(message: Message) -> dict[str, Any]:

@@ -40,9 +40,17 @@ class _Read:
 class Scorer:
     """A critic loaded into this process. Not for several threads at once."""
 
-    def __init__(self, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
         """Raises: ``CriticInputError`` if ``folder`` is no critic."""
         self.model, self.card = load(folder, dtype=dtype)
+        self.device = torch.device(device)
+        self.model.to(self.device)
         self.renderer = read_renderer(folder, self.card)
         self._kept: list[_Read] = []
         """Least lately used first."""
@@ -72,6 +80,7 @@ class Scorer:
     @torch.inference_mode()
     def _values(self, windows: list[Rendered]) -> list[float]:
         batch = collate([example_of(windows)], int(self.model.network.config.pad_token_id))
+        batch = batch.to(self.device)
         raw = self.model(batch.ids_BL, batch.at_P2)
         return [self.card.q(logits) for logits in raw.tolist()]
 
@@ -86,7 +95,7 @@ class Scorer:
             self._kept.remove(kept)
         else:
             kept = _Read(ids[:0], DynamicCache())
-        new = torch.from_numpy(ids[len(kept.ids) :].astype(np.int64)).unsqueeze(0)
+        new = torch.from_numpy(ids[len(kept.ids) :].astype(np.int64)).unsqueeze(0).to(self.device)
         if new.numel():
             self.model.network.base_model(input_ids=new, past_key_values=kept.cache, use_cache=True)
             kept.ids = ids
@@ -102,15 +111,17 @@ class Scorer:
         """Q at the end of each of ``suffixes``, all in one pass behind the state."""
         known = len(read.ids)
         lengths = [len(suffix) for suffix in suffixes]
+        tokens = [token for suffix in suffixes for token in suffix]
+        places = [known + i for n in lengths for i in range(n)]
         hidden = self.model.network.base_model(
-            input_ids=torch.tensor([[token for suffix in suffixes for token in suffix]]),
-            position_ids=torch.tensor([[known + i for n in lengths for i in range(n)]]),
-            attention_mask=_side_by_side(known, lengths, self.model.network.dtype),
+            input_ids=torch.tensor([tokens], device=self.device),
+            position_ids=torch.tensor([places], device=self.device),
+            attention_mask=_side_by_side(known, lengths, self.model.network.dtype).to(self.device),
             past_key_values=read.cache,
             use_cache=True,
         ).last_hidden_state[0]
-        read.cache.crop(known)
-        ends = torch.tensor(lengths).cumsum(0) - 1
+        read.cache.crop(-len(tokens))
+        ends = torch.tensor(lengths, device=self.device).cumsum(0) - 1
         raw = self.model.network.score(hidden[ends]).float()
         return [self.card.q(logits) for logits in raw.tolist()]
 

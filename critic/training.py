@@ -76,11 +76,7 @@ def train(
     the loss is no longer finite, ``OSError`` when it cannot write (the best checkpoint so far stays
     as it is).
     """
-    accelerator = Accelerator(
-        mixed_precision="bf16",
-        cpu=not torch.cuda.is_available(),
-        step_scheduler_with_optimizer=False,
-    )
+    accelerator = accelerator_of_here()
     set_seed(settings.seed)
     card = _card(settings)
     renderer = read_renderer(init, card)
@@ -122,7 +118,7 @@ def train(
             planned = plan[number]
             model.train()
             lam = settings.lam_of(planned.epoch)
-            metrics = _step(
+            metrics = accumulate(
                 accelerator, model, average or model, planned.batches, pad, settings, lam
             )
             if not math.isfinite(metrics["loss"]):
@@ -155,7 +151,16 @@ def train(
     }
 
 
-def _step(
+def accelerator_of_here() -> Accelerator:
+    """On the GPUs of this process, or on its CPU."""
+    return Accelerator(
+        mixed_precision="bf16",
+        cpu=not torch.cuda.is_available(),
+        step_scheduler_with_optimizer=False,
+    )
+
+
+def accumulate(
     accelerator: Accelerator,
     model: Any,
     target_model: Any,

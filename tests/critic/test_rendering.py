@@ -194,3 +194,14 @@ def test_a_critic_of_one_policy_means_that_one_where_none_is_named(tmp_path):
     for policies, named in (["p"], "policy: p"), (["p", "q"], "policy: unknown"):
         card = CriticCard(policies=policies, policy_in_prompt=True)
         assert named in TOKENIZER.decode(read_renderer(tmp_path, card).render(history).ids)
+
+
+def test_messages_that_differ_in_their_calls_only_are_not_taken_for_each_other():
+    def turn(command):
+        call = {"id": "c", "type": "function", "function": {"name": "bash", "arguments": command}}
+        return Message(role="assistant", tool_calls=[call])
+
+    state = [Message.user("u")]
+    first, second = (RENDERER.render_action(state, turn(command)) for command in ("ls", "rm"))
+    assert first != second
+    assert Renderer(TOKENIZER).render_action(state, turn("rm")) == second
