@@ -65,6 +65,13 @@ def test_trajectories_side_by_side_do_not_mix(folder):
             )
 
 
+def test_the_newest_of_several_states_goes_on(folder):
+    scorer = Scorer(folder)
+    for history in ([Message.user("another task")], HISTORY[:3], HISTORY[:5]):
+        scorer.warm(history)
+    assert len(scorer._kept) == 2
+
+
 def test_of_a_state_that_goes_on_only_what_is_new_is_computed(folder):
     scorer = Scorer(folder)
     computed = []
