@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest
 # One more than cores: many tests wait.
 WORKERS := $(shell expr $$(nproc) + 1)
 
-.PHONY: help setup demo test test-fast test-slow test-vllm lint experiment ablate retrain bench-step lock clean
+.PHONY: help setup demo test test-fast test-slow test-vllm lint experiment ablate retrain bench-step bench-critic lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,9 @@ retrain: setup ## Remake policy and critic from nothing (hours on two cores; res
 
 bench-step: setup ## What guidance costs a step, beside the policy alone; JSON in build/bench
 	$(BIN)/python -m benchmarks.step
+
+bench-critic: setup ## What the critic costs to train and to score with; JSON in build/bench
+	$(BIN)/python -m benchmarks.critic
 
 lock: .venv/done ## Write the versions in .venv to requirements.lock
 	$(BIN)/pip freeze --exclude-editable | sed "s/+cpu$$//" > requirements.lock
