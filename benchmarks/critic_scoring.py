@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from pydantic import BaseModel, ConfigDict
 
 from benchmarks.synthetic import POSITIONS, Writer
@@ -58,7 +59,8 @@ class InProcess:
     """``critic.scoring``."""
 
     def __init__(self, folder: Path, device: str) -> None:
-        self._scorer = Scorer(folder, device=device)
+        dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        self._scorer = Scorer(folder, dtype=dtype, device=device)
         self.renderer = self._scorer.renderer
 
     async def warm(self, state: Sequence[Message]) -> None:

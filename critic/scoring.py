@@ -116,7 +116,7 @@ class Scorer:
         hidden = self.model.network.base_model(
             input_ids=torch.tensor([tokens], device=self.device),
             position_ids=torch.tensor([places], device=self.device),
-            attention_mask=_side_by_side(known, lengths, self.model.network.dtype).to(self.device),
+            attention_mask=_side_by_side(known, lengths, self.model.network),
             past_key_values=read.cache,
             use_cache=True,
         ).last_hidden_state[0]
@@ -132,15 +132,16 @@ def _begins(ids: NDArray[np.int32], with_ids: NDArray[np.int32]) -> int:
     return n if n <= len(ids) and np.array_equal(ids[:n], with_ids) else 0
 
 
-def _side_by_side(known: int, lengths: list[int], dtype: torch.dtype) -> Tensor:
+def _side_by_side(known: int, lengths: list[int], network: Any) -> Tensor:
     """The mask, (1, 1, new, known + new), of rows that all see what is known and, causally,
     themselves."""
     new = sum(lengths)
-    mask = torch.full((new, known + new), torch.finfo(dtype).min, dtype=dtype)
+    hidden = torch.finfo(network.dtype).min
+    mask = torch.full((new, known + new), hidden, dtype=network.dtype, device=network.device)
     mask[:, :known] = 0
     at = 0
     for n in lengths:
         own = mask[at : at + n, known + at : known + at + n]
-        own[:] = torch.triu(torch.full((n, n), torch.finfo(dtype).min, dtype=dtype), diagonal=1)
+        own.triu_(diagonal=1)
         at += n
     return mask[None, None]
