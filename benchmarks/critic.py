@@ -73,7 +73,7 @@ class Scale(NamedTuple):
 
 
 SCALES = {
-    "cpu": Scale(8192, 64, 4, 3, 6, ScoringPlan()),
+    "cpu": Scale(4096, 64, 2, 9, 15, ScoringPlan()),
     "cuda": Scale(16_384, 256, 32, 5, 20, ScoringPlan()),
 }
 

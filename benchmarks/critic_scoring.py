@@ -38,9 +38,9 @@ class ScoringPlan(BaseModel):
     tokens: int = 6000
     """Of the history at the late turn."""
     histories: int = 5
-    repeats: int = 3
+    repeats: int = 6
     """Of what is fast, in each history."""
-    fresh: int = 2
+    fresh: int = 1
     """Histories of which it is measured without reuse."""
 
 

@@ -20,7 +20,8 @@ from critic.checkpoint import read_renderer
 from critic.data import Example, by_length, example_of, plan_steps, prepare
 from critic.model import freeze_embeddings, load
 from critic.rendering import Rendered
-from critic.training import TrainingSettings, accelerator_of_here, accumulate, train
+from critic.settings import TrainingSettings
+from critic.training import accelerator_of_here, accumulate, train
 from pilotfish import Trajectory
 
 
