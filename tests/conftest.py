@@ -9,11 +9,15 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from service.local.redis_server import find_binary
 
 # A shell's background job ignores Ctrl-C, and so would every process that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# How long an example takes is the machine's affair.
+settings.register_profile("any", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any")
 # Before torch is imported: tests run side by side, and threads that outnumber cores wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

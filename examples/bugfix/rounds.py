@@ -157,9 +157,9 @@ def section(folder: Path) -> str:
     lines += ["", f"Second less first, paired by task: {_percent(found.gain)} points."]
     if (told := found.estimated) is not None:
         lines.append(
-            f"`reselect`, from the second critic's decision logs alone, had estimated that the "
-            f"first changes success by {_percent(told.change)} points: it takes what was executed "
-            f"at {100 * told.same:.0f} % of steps."
+            "From the second's decision logs alone `reselect` had estimated, for the first in its "
+            f"place, a change of {_percent(told.change)} points (it takes what was executed at "
+            f"{100 * told.same:.0f} % of steps); measured, it is {-100 * found.gain.value:.1f}."
         )
     return "\n".join([*lines, ""])
 
