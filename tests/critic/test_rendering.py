@@ -1,7 +1,7 @@
 """Append-only rendering."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from critic.checkpoint import CriticCard, read_renderer
@@ -24,7 +24,6 @@ histories = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(histories)
 def test_a_longer_history_begins_with_the_tokens_of_the_shorter(history):
     whole = RENDERER.render(history).ids
@@ -35,14 +34,12 @@ def test_a_longer_history_begins_with_the_tokens_of_the_shorter(history):
             )
 
 
-@settings(deadline=None)
 @given(histories)
 def test_segments_put_together_are_what_the_template_makes_of_the_whole(history):
     whole = TOKENIZER.apply_chat_template([m.wire() for m in history], tokenize=False)
     assert TOKENIZER.decode(RENDERER.render(history).ids) == whole
 
 
-@settings(deadline=None)
 @given(histories)
 def test_every_turn_end_is_the_end_token_of_that_turn(history):
     rendered = RENDERER.render(history)
@@ -66,7 +63,6 @@ def turns_of(history):
     return [i for i, m in enumerate(history) if m.role == "assistant"]
 
 
-@settings(deadline=None)
 @given(long_histories)
 def test_every_turn_is_read_once_in_a_window_that_the_critic_can_read(history):
     windows = SHORT.windows(history)
@@ -75,7 +71,6 @@ def test_every_turn_is_read_once_in_a_window_that_the_critic_can_read(history):
     assert all(len(w.ids) <= 48 and w.turn_ends[-1] == len(w.ids) - 1 for w in windows)
 
 
-@settings(deadline=None)
 @given(long_histories)
 def test_a_turn_is_read_in_training_as_it_is_in_serving(history):
     trained = [w.ids[: end + 1] for w in SHORT.windows(history) for end in w.turn_ends]
@@ -83,7 +78,6 @@ def test_a_turn_is_read_in_training_as_it_is_in_serving(history):
     assert trained == served
 
 
-@settings(deadline=None)
 @given(long_histories)
 def test_a_window_begins_with_the_first_messages_and_keeps_the_newest_turns(history):
     for i in turns_of(history):
@@ -94,7 +88,6 @@ def test_a_window_begins_with_the_first_messages_and_keeps_the_newest_turns(hist
         assert whole.endswith(shown.removeprefix(first))
 
 
-@settings(deadline=None)
 @given(long_histories)
 def test_an_action_is_read_behind_the_state_that_was_read_ahead_where_it_fits(history):
     for i in turns_of(history):
