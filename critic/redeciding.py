@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 
 from critic.errors import HistoryTooLong
-from critic.reselection import Redecided
+from critic.reselection import Reconsidered, Redecided
 from critic.scoring import Scorer
 from critic.trajectory import Trajectory
 from pilotfish import Candidate, Decision, Message
@@ -18,39 +18,49 @@ def redecided(
     *,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Iterator[Redecided]:
-    """Every rewarded trajectory that chose among candidates; what is longer than the critic reads
-    is left out."""
+    """Every rewarded trajectory that chose among candidates. Left out is what is longer than the
+    critic reads, and what chose without scoring all candidates."""
     done = 0
     for trajectory in trajectories:
-        chose = any(len(_different(step.decision)) > 1 for step in trajectory.steps)
-        if trajectory.reward is not None and chose:
-            try:
-                yield _redecided(scorer, trajectory)
-            except HistoryTooLong:
-                continue
-            done += 1
-            progress(done)
+        steps = [_different(step.decision) for step in trajectory.steps]
+        scored = all(c.q is not None for found in steps for c in found.values())
+        if trajectory.reward is None or not scored or all(len(found) < 2 for found in steps):
+            continue
+        try:
+            yield _redecided(scorer, trajectory, steps)
+        except HistoryTooLong:
+            continue
+        done += 1
+        progress(done)
 
 
-def _redecided(scorer: Scorer, trajectory: Trajectory) -> Redecided:
+def _redecided(
+    scorer: Scorer, trajectory: Trajectory, steps: list[dict[str, Candidate]]
+) -> Redecided:
     state = list(trajectory.prefix)
-    steps: list[tuple[bool, float]] = []
-    for step in trajectory.steps:
-        different = _different(step.decision)
-        qs = scorer.score(state, list(different.values()), policy=trajectory.policy)
-        best = max(zip(qs, different, strict=True), key=lambda pair: pair[0])
-        steps.append((best[1] == _key(step.decision.message), best[0]))
+    found: list[Reconsidered] = []
+    for step, different in zip(trajectory.steps, steps, strict=True):
+        messages = [c.message for c in different.values() if c.message is not None]
+        qs = scorer.score(state, messages, policy=trajectory.policy)
+        _, choice = max(zip(qs, different, strict=True), key=lambda pair: pair[0])
+        executed = _key(step.decision.message)
+        found.append(
+            Reconsidered(
+                same=choice == executed,
+                q_of_executed=different[executed].q or 0.0,
+                q_of_choice=different[choice].q or 0.0,
+            )
+        )
         state += [step.decision.message, *step.replies]
-    return Redecided(trajectory.task_id, (trajectory.reward or 0.0) > 0.5, tuple(steps))
+    return Redecided(trajectory.task_id, (trajectory.reward or 0.0) > 0.5, tuple(found))
 
 
-def _different(decision: Decision) -> dict[str, Message]:
+def _different(decision: Decision) -> dict[str, Candidate]:
     """The different candidates of a step, first come first."""
-    candidates: list[Candidate] = decision.candidates
-    found: dict[str, Message] = {}
-    for candidate in candidates:
+    found: dict[str, Candidate] = {}
+    for candidate in decision.candidates:
         if candidate.message is not None:
-            found.setdefault(_key(candidate.message), candidate.message)
+            found.setdefault(_key(candidate.message), candidate)
     return found
 
 

@@ -3,9 +3,11 @@ Knows nothing of networks.
 
 Of whole trajectories the change in success is *measured*: which of N is taken changes, what became
 of each does not. Of decisions it is *estimated*: as long as the other critic would have taken what
-was executed, the outcome is known; from the first step at which it would not, its Q there stands
-for the outcome, calibrated on steps at which both critics took the same (so on Q that were the
-highest of K, too). What that cannot see: that the states after a deviation are other states.
+was executed, the outcome is known; from the first step at which it would not, the Q that the log
+has of its choice stands for the outcome, calibrated on what was executed. One critic chooses and
+another values, as in double Q-learning (van Hasselt, 2010): by its own Q the choice would look
+better than it is, being the highest. What was executed was the highest in the log, so the estimate
+leans against change.
 """
 
 from __future__ import annotations
@@ -66,17 +68,27 @@ def reselect(
 
 
 @dataclass(frozen=True)
+class Reconsidered:
+    """One step. Both Q are those of the log."""
+
+    same: bool
+    """Whether it takes what was executed."""
+    q_of_executed: float
+    q_of_choice: float
+
+
+@dataclass(frozen=True)
 class Redecided:
     """One trajectory under lookahead, whose steps another critic has judged."""
 
     task_id: str
     won: bool
-    steps: tuple[tuple[bool, float], ...]
-    """Of each step: whether it takes what was executed, and its highest Q."""
+    steps: tuple[Reconsidered, ...]
 
     @property
-    def deviates_at(self) -> int | None:
-        return next((i for i, (same, _) in enumerate(self.steps) if not same), None)
+    def deviation(self) -> Reconsidered | None:
+        """The first step at which it takes another candidate."""
+        return next((step for step in self.steps if not step.same), None)
 
 
 class Decisions(BaseModel):
@@ -110,14 +122,14 @@ def redecide(redecided: Iterable[Redecided], *, draws: int = 2000) -> Decisions 
         would[one.task_id].append(value)
     first = column([float(np.mean(won[task])) for task in tasks])
     second = column([float(np.mean(would[task])) for task in tasks])
-    steps = [same for one in known for same, _ in one.steps]
+    steps = [step.same for one in known for step in one.steps]
     options = {"draws": draws, "resample_attempts": False}
     return Decisions(
         trajectories=len(known),
         tasks=len(tasks),
         steps=len(steps),
         same=float(np.mean(steps)),
-        followed=float(np.mean([one.deviates_at is None for one in known])),
+        followed=float(np.mean([one.deviation is None for one in known])),
         before=bootstrap(success, first, **options),  # type: ignore[arg-type]
         after=bootstrap(success, second, **options),  # type: ignore[arg-type]
         change=difference(second, first, **options),
@@ -125,29 +137,24 @@ def redecide(redecided: Iterable[Redecided], *, draws: int = 2000) -> Decisions 
 
 
 def _expected(known: Sequence[Redecided]) -> list[float] | None:
-    """Success of each, as the other critic would have decided: seen, or by its Q where it first
-    deviates, calibrated on other tasks."""
+    """Success of each, as the other critic would have decided: seen, or by the log's Q of its
+    choice where it first deviates, calibrated on other tasks."""
     folds = [fold_of(one.task_id, FOLDS) for one in known]
     values = [float(one.won) for one in known]
     for fold in set(folds):
         pairs = [
-            (q, one.won)
+            (step.q_of_executed, float(one.won))
             for one, own in zip(known, folds, strict=True)
             if own != fold
-            for q in _agreed(one)
+            for step in one.steps
         ]
         try:
-            fit = fit_isotonic([q for q, _ in pairs], [float(won) for _, won in pairs])
+            fit = fit_isotonic(*zip(*pairs, strict=True)) if pairs else None
         except ValueError:
+            fit = None
+        if fit is None:
             return None
         for i, one in enumerate(known):
-            at = one.deviates_at
-            if folds[i] == fold and at is not None:
-                values[i] = fit.apply(one.steps[at][1])
+            if folds[i] == fold and (deviation := one.deviation) is not None:
+                values[i] = fit.apply(deviation.q_of_choice)
     return values
-
-
-def _agreed(one: Redecided) -> list[float]:
-    """Its Q of what both took, as long as both took the same."""
-    end = one.deviates_at
-    return [q for _, q in one.steps[: len(one.steps) if end is None else end]]
