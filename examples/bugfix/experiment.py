@@ -266,6 +266,7 @@ def _by_k(plan: Plan, images: Path) -> str:
 
 def _by_temperature(plan: Plan) -> str:
     rows = []
+    solved: dict[float, float] = {}
     for temperature in sorted({TEMPERATURE, *plan.other_temperatures}):
         usual = temperature == TEMPERATURE
         files = [
@@ -276,12 +277,14 @@ def _by_temperature(plan: Plan) -> str:
             alone, guided = (results(own, "default", slots=slots) for own in files)
             gain = difference(guided.outcomes, alone.outcomes)
             cells = [plots.interval(alone, 1), plots.interval(guided, 1), gain]
+            solved[temperature] = cells[1].value
             told = " | ".join(f"{_percent(e.value)} ({_span(e, _percent)})" for e in cells)
             rows.append(f"| {temperature} | {told} |")
     if len(rows) < 2:
         return ""
     head = f"| T | policy alone | lookahead K={plan.k} | gain, paired by task |"
-    return "\n".join(["## By temperature", "", head, "|---|---|---|---|", *rows, ""])
+    told = _TEMPERATURE.format(best=max(solved, key=lambda t: solved[t]))
+    return "\n".join(["## By temperature", "", head, "|---|---|---|---|", *rows, "", told])
 
 
 def _critic(plan: Plan, images: Path) -> str:
@@ -330,6 +333,11 @@ critic is `none`). It is the baseline to beat: percent that it solves beyond the
 _WEIGHTED = """
 `pick: vote` takes the action whose candidates' Q sum up highest: percent that it solves beyond the
 plain vote, paired by task: {over_vote}; beyond the highest Q: {over_argmax}.
+"""
+_TEMPERATURE = """\
+Lookahead solves most at T={best}. The paper found higher temperatures better at small K; with this
+policy a cooler one is better, with and without the critic. A majority vote of K samples is in effect
+a cooler policy too, which may be all that it gained above.
 """
 _INTRODUCTION = """# Experiments
 
