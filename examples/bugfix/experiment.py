@@ -336,8 +336,8 @@ plain vote, paired by task: {over_vote}; beyond the highest Q: {over_argmax}.
 """
 _TEMPERATURE = """\
 Lookahead solves most at T={best}. The paper found higher temperatures better at small K; with this
-policy a cooler one is better, with and without the critic. A majority vote of K samples is in effect
-a cooler policy too, which may be all that it gained above.
+policy a cooler one is better, with and without the critic. A majority vote of K samples is in
+effect a cooler policy too, which may be all that it gained above.
 """
 _INTRODUCTION = """# Experiments
 

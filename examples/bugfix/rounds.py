@@ -154,7 +154,12 @@ def section(folder: Path) -> str:
             f"| {hacked.guided.value:.3f} | {_number(hacked.rise)} "
             f"| {_number(hacked.rise_on_the_way)} | {within[0.5]:.3f} | {within[1.0]:.3f} |"
         )
-    lines += ["", f"Second less first, paired by task: {_percent(found.gain)} points."]
+    fell = found.second.hacking.rise.high < found.first.hacking.rise.value
+    lines += [
+        "",
+        f"Success under the second less the first, paired by task: {_percent(found.gain)} points. "
+        f"The rise of failures {'fell' if fell else 'did not fall'} with it.",
+    ]
     if (told := found.estimated) is not None:
         lines.append(
             "From the second's decision logs alone `reselect` had estimated, for the first in its "
