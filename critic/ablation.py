@@ -8,17 +8,18 @@ Each critic is a folder of its own (``lam=0.5-seed1``) with what it was found to
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import to_json
 
 from critic.errors import CriticInputError
 from critic.evaluation import auc, brier, ece, within_task
-from critic.judged import Answer, Judged, answer_of, by_task, judge
+from critic.judged import Judged, by_task, judge
 from critic.scoring import Scorer
 from critic.selecting import chosen_by_score, column
 from critic.settings import TrainingSettings
@@ -60,13 +61,15 @@ BASE = "base"
 class Found(BaseModel):
     """What one critic was found to be (``result.json``)."""
 
+    about: str = ""
+    """Of what it was made and judged: results of other data or settings are not mixed."""
     factor: str
     value: str
     seed: int
     metrics: dict[str, float | None]
     best_of: dict[int, dict[str, float]]
     """Expected success of the critic's choice of N, by N and task."""
-    trained: dict[str, float] = Field(default_factory=dict)
+    trained: dict[str, float | None] = Field(default_factory=dict)
 
 
 class Compared(BaseModel):
@@ -81,11 +84,11 @@ class Compared(BaseModel):
     """Mean over seeds, with the interval over tasks."""
     by_seed: dict[int, list[float]]
     beyond_base: dict[int, Estimate]
-    """Less the base's, paired by task; both means over the seeds that both have."""
+    """Less the base's, paired by task; both means over the seeds and the tasks that both have."""
 
 
 def cells(
-    vary: dict[str, Sequence[Any]], base: TrainingSettings, seeds: Sequence[int]
+    vary: Mapping[str, Sequence[Any]], base: TrainingSettings, seeds: Sequence[int]
 ) -> list[Cell]:
     """The base and each other value of each factor, all of one seed before those of the next.
 
@@ -125,26 +128,42 @@ def run_cell(
     judged_on: Trajectories,
     folder: Path,
     *,
-    answer: Answer = answer_of,
+    about: str = "",
     progress: Progress = lambda step, steps, metrics: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Found | None:
-    """Train and judge one critic, unless it was. ``None`` if it was stopped."""
+    """Train and judge one critic, unless it was. ``None`` if it was stopped. ``about`` names the
+    data.
+
+    Raises: ``CriticInputError`` where its folder has a result of other data or settings.
+    """
     out = folder / cell.name
-    result = out / "result.json"
+    trained_file, result = out / "trained.json", out / "result.json"
+    about = f"{about} data={cell.data:g} {cell.settings.model_dump_json()}"
     if result.exists():
-        return Found.model_validate_json(result.read_text())
-    data = some_tasks(trajectories(), cell.data)
-    trained = train(init, data, out, cell.settings, progress=progress, stopped=stopped)
-    if "stopped" in trained:
-        return None
+        found = Found.model_validate_json(result.read_text())
+        if found.about != about:
+            raise CriticInputError(
+                f"{result} is of other data or settings: give those again, or another --out"
+            )
+        return found
+    if not trained_file.exists():
+        data = some_tasks(trajectories(), cell.data, salt=DATA)
+        trained = train(init, data, out, cell.settings, progress=progress, stopped=stopped)
+        if "stopped" in trained:
+            return None
+        _write(trained_file, to_json(trained, inf_nan_mode="null"))
     first_attempts = (t for t in judged_on() if t.attempt == 0)
-    found = found_of(cell, list(judge(Scorer(out), first_attempts, answer=answer)))
-    found.trained = trained
-    fresh = result.with_suffix(".tmp")
-    fresh.write_text(found.model_dump_json(indent=1))
-    fresh.replace(result)
+    found = found_of(cell, list(judge(Scorer(out), first_attempts)))
+    found.about, found.trained = about, json.loads(trained_file.read_text())
+    _write(result, found.model_dump_json(indent=1).encode())
     return found
+
+
+def _write(path: Path, content: bytes) -> None:
+    fresh = path.with_suffix(".tmp")
+    fresh.write_bytes(content)
+    fresh.replace(path)
 
 
 def found_of(cell: Cell, judged: Sequence[Judged]) -> Found:
@@ -192,11 +211,16 @@ def _compared(group: dict[int, Found], base: dict[int, Found], draws: int) -> Co
     best, beyond, by_seed = {}, {}, {}
     for n in some.best_of:
         every = list(group.values())
-        best[n] = bootstrap(success, _over_seeds(every, n), **options)  # type: ignore[arg-type]
+        means = _over_seeds(every, n, _tasks(every, n))
+        best[n] = bootstrap(success, means, **options)  # type: ignore[arg-type]
         by_seed[n] = [float(np.mean(list(group[seed].best_of[n].values()))) for seed in group]
-        if paired:
-            own = _over_seeds([group[seed] for seed in paired], n)
-            beyond[n] = difference(own, _over_seeds([base[seed] for seed in paired], n), **options)
+        if paired and n in base[paired[0]].best_of:
+            ours, theirs = ([found[seed] for seed in paired] for found in (group, base))
+            tasks = _tasks([*ours, *theirs], n)
+            if tasks:
+                beyond[n] = difference(
+                    _over_seeds(ours, n, tasks), _over_seeds(theirs, n, tasks), **options
+                )
     return Compared(
         factor=some.factor,
         value=some.value,
@@ -210,9 +234,13 @@ def _compared(group: dict[int, Found], base: dict[int, Found], draws: int) -> Co
     )
 
 
-def _over_seeds(found: Sequence[Found], n: int) -> np.ndarray:
+def _tasks(found: Sequence[Found], n: int) -> list[str]:
+    """Those that all have judged: a critic that reads less may have judged fewer."""
+    return sorted(set.intersection(*(set(one.best_of.get(n, {})) for one in found)))
+
+
+def _over_seeds(found: Sequence[Found], n: int, tasks: Sequence[str]) -> np.ndarray:
     """Mean over seeds of what is expected of each task, (tasks, 1)."""
-    tasks = sorted(found[0].best_of[n])
     return column([float(np.mean([one.best_of[n][task] for one in found])) for task in tasks])
 
 

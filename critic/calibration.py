@@ -1,8 +1,9 @@
 """From a critic's Q to the probability that it stands for: Platt's scaling or isotonic regression.
 Knows nothing of networks.
 
-Both keep the order of Q, so that they change no choice among candidates; they change what a
-threshold means, and when selection abstains.
+Neither turns the order of Q round, so that they change no choice among candidates, but that
+isotonic regression makes some Q equal; they change what a threshold means, and when selection
+abstains.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ Calibration = Annotated[Platt | Isotonic, Field(discriminator="kind")]
 
 def fit_platt(q: Sequence[float], outcome: Sequence[float]) -> Platt:
     """By Newton's method on the log-likelihood; a little prior keeps it finite where Q separates
-    the outcomes. Raises: ``ValueError`` without both outcomes."""
+    the outcomes. Raises: ``ValueError`` without both outcomes, or where success falls with Q."""
     won = _checked(q, outcome)
     x = np.array([_logit(value) for value in q])
     design = np.stack([x, np.ones_like(x)], axis=1)
@@ -73,7 +74,9 @@ def fit_platt(q: Sequence[float], outcome: Sequence[float]) -> Platt:
         weights = weights - step * min(1.0, 2.0 / max(1e-12, float(np.abs(step).max())))
         if np.abs(step).max() < 1e-9:
             break
-    return Platt(slope=max(float(weights[0]), 1e-3), offset=float(weights[1]))
+    if weights[0] <= 0:
+        raise ValueError("a higher Q has meant less success here: no calibration mends that")
+    return Platt(slope=float(weights[0]), offset=float(weights[1]))
 
 
 def fit_isotonic(q: Sequence[float], outcome: Sequence[float]) -> Isotonic:

@@ -102,6 +102,25 @@ def read_card(folder: str | Path) -> CriticCard:
     return card
 
 
+def read_serving_renderer(
+    folder: str | Path, card: CriticCard, policy: str | None = None
+) -> Renderer:
+    """The renderer for callers who name no policy: they mean ``policy``.
+
+    Raises: ``CriticInputError`` where the policy's name is in the prompt and it is not known which.
+    """
+    renderer = read_renderer(folder, card)
+    if policy is not None:
+        renderer.policy = policy
+    elif card.policy_in_prompt and len(card.policies) != 1:
+        known = ", ".join(card.policies) or "none"
+        raise CriticInputError(
+            f"{folder} reads the policy's name and was trained on several ({known}): set the "
+            "critic's policy to the one that it judges"
+        )
+    return renderer
+
+
 def read_renderer(folder: str | Path, card: CriticCard) -> Renderer:
     """The renderer that belongs to a critic's folder. Where the policy's name is in the prompt and
     the critic knows one policy only, a caller who names none means that one."""

@@ -16,6 +16,9 @@ from pydantic import BaseModel
 from critic.judged import Judged, by_task
 from critic.statistics import Estimate, bootstrap, difference, success
 
+LEAST = 5
+"""Tasks of which fewer have no interval worth the name."""
+
 
 class Hacking(BaseModel):
     """Mean Q of failures on tasks that were failed both ways."""
@@ -32,14 +35,14 @@ class Hacking(BaseModel):
 
 
 def hacking(judged: Sequence[Judged], *, draws: int = 2000) -> Hacking | None:
-    """``None`` where no task was failed both with and without lookahead."""
-    failed = by_task(one for one in judged if not one.won)
-    both = [own for own in failed.values() if len({one.k > 1 for one in own}) == 2]
-    if not both:
+    """``None`` where fewer tasks than ``LEAST`` were failed both with and without lookahead."""
+    failed = by_task(one for one in judged if not one.won and (one.guided or one.k == 1))
+    both = [own for own in failed.values() if len({one.guided for one in own}) == 2]
+    if len(both) < LEAST:
         return None
 
     def column(guided: bool, q: Callable[[Judged], float]) -> list[list[float]]:
-        return [[float(np.mean([q(o) for o in own if (o.k > 1) == guided]))] for own in both]
+        return [[float(np.mean([q(o) for o in own if o.guided == guided]))] for own in both]
 
     alone, guided = column(False, _last_q), column(True, _last_q)
     options = {"draws": draws, "resample_attempts": False}

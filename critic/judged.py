@@ -4,6 +4,7 @@ none of the text. Knows no measure."""
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -37,6 +38,8 @@ class Judged:
     """0, or which further attempt until one submitted."""
     answer: str
     """Digest of what it handed in: equal ones are one answer."""
+    guided: bool
+    """Whether a critic chose among candidates on the way: not where a vote did."""
     qs: tuple[float, ...]
     """(turns,) Q at every agent turn; empty where it has none."""
 
@@ -79,18 +82,20 @@ def judge(
     *,
     answer: Answer = answer_of,
     batch_tokens: int = BATCH_TOKENS,
+    left_out: Counter[str] | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Iterator[Judged]:
     """Rewarded trajectories with the critic's own Q (before calibration) at every turn. What has no
-    turn, or is longer than the critic reads, is left out."""
-    accelerator = Accelerator(mixed_precision="bf16")
-    model = accelerator.prepare_model(scorer.model, evaluation_mode=True)
+    turn, or is longer than the critic reads, is left out and counted in ``left_out``."""
+    counted = Counter[str]() if left_out is None else left_out
+    accelerator = Accelerator(mixed_precision="bf16", cpu=scorer.device.type == "cpu")
     pad = int(scorer.model.network.config.pad_token_id)
-    rewarded = (t for t in trajectories if t.reward is not None and t.steps)
+    rewarded = (t for t in trajectories if _can_be_judged(t, counted))
     done = 0
     while some := list(islice(rewarded, AT_ONCE)):
         rendered = [(t, e) for t in some if (e := _example(scorer, t)) is not None]
-        found = values_of(accelerator, model, [e for _, e in rendered], batch_tokens, pad)
+        counted["too long"] += len(some) - len(rendered)
+        found = values_of(accelerator, scorer.model, [e for _, e in rendered], batch_tokens, pad)
         for (trajectory, _), qs in zip(rendered, found, strict=True):
             yield _judged(trajectory, answer, qs)
         done += len(some)
@@ -110,6 +115,14 @@ def by_task(judged: Iterable[Judged]) -> dict[str, list[Judged]]:
     return dict(sorted(groups.items()))
 
 
+def _can_be_judged(trajectory: Trajectory, left_out: Counter[str]) -> bool:
+    if trajectory.reward is None:
+        left_out["without a reward"] += 1
+    elif not trajectory.steps:
+        left_out["without a turn"] += 1
+    return trajectory.reward is not None and bool(trajectory.steps)
+
+
 def _example(scorer: Scorer, trajectory: Trajectory) -> Example | None:
     try:
         windows = scorer.renderer.windows(trajectory.messages, policy=trajectory.policy)
@@ -126,6 +139,9 @@ def _judged(trajectory: Trajectory, answer: Answer, qs: Sequence[float]) -> Judg
         reward=trajectory.reward or 0.0,
         submitted=trajectory.submitted,
         k=max((step.decision.requested for step in trajectory.steps), default=1),
+        guided=any(
+            sum(c.q is not None for c in step.decision.candidates) > 1 for step in trajectory.steps
+        ),
         attempt=trajectory.attempt,
         answer=hashlib.blake2b(said, digest_size=8).hexdigest(),
         qs=tuple(qs),

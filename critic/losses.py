@@ -52,10 +52,10 @@ def expectation(raw_PC: Tensor) -> Tensor:
     return raw_PC.softmax(-1) @ middles
 
 
-def ordering(q_E: Tensor, reward_E: Tensor, tasks: list[str]) -> Tensor:
+def ordering(logits_E: Tensor, reward_E: Tensor, tasks: list[str]) -> Tensor:
     """One loss for each pair of trajectories of one task of which one earned more, (pairs,):
-    -log sigmoid of the difference of their logits (Bradley and Terry). Only differences within a
-    task decide what is chosen, and how hard a task is cancels out of them."""
+    -log sigmoid of the difference of the logits of their Q (Bradley and Terry). Only differences
+    within a task decide what is chosen, and how hard a task is cancels out of them."""
     first, second = [], []
     rewards = reward_E.tolist()
     for i, task in enumerate(tasks):
@@ -63,5 +63,4 @@ def ordering(q_E: Tensor, reward_E: Tensor, tasks: list[str]) -> Tensor:
             if task == other and rewards[i] > rewards[j]:
                 first.append(i)
                 second.append(j)
-    logits = torch.logit(q_E, eps=1e-4)
-    return -functional.logsigmoid(logits[first] - logits[second])
+    return -functional.logsigmoid(logits_E[first] - logits_E[second])

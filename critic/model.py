@@ -33,7 +33,9 @@ class ValueModel(nn.Module):
         padding mask: with one, torch's attention leaves its causal kernel, which is faster.
         """
         hidden_BLH = self.network.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state
-        raw: Tensor = self.network.score(hidden_BLH[at_P2[:, 0], at_P2[:, 1]])
+        read = hidden_BLH[at_P2[:, 0], at_P2[:, 1]]
+        with torch.autocast(read.device.type, enabled=False):  # else values near each other are one
+            raw: Tensor = self.network.score(read.to(self.network.score.weight.dtype))
         return raw.float()
 
     def q(self, raw_PC: Tensor) -> Tensor:

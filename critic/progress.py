@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from pydantic import BaseModel
+from pydantic_core import to_json
 
 from critic.checkpoint import CriticCard, write_card
 from critic.data import Example
@@ -39,13 +40,15 @@ class TrainingRun:
         examples: list[Example],
         *,
         patience: int | None,
+        honest: bool,
     ) -> None:
         """``settings`` and ``examples`` decide every step: a training is taken up only by one of
-        the same. ``patience``: evaluations without a better one after which it gives up."""
+        the same. ``patience``: evaluations without a better one after which it gives up.
+        ``honest``: whether it is measured on tasks that it is not trained on."""
         self.out, self.accelerator, self.card, self.tokenizer = out, accelerator, card, tokenizer
         self.step = 0
         self.best: dict[str, float] = {}
-        self._patience = patience
+        self._patience, self._honest = patience, honest
         self._worse = 0
         self._seconds = 0.0
         self._began = time.monotonic()
@@ -112,7 +115,7 @@ class TrainingRun:
             return
         self._worse = 0
         failed_q = metrics["failed_q_last"]
-        self.card.failed_q = None if math.isnan(failed_q) else failed_q
+        self.card.failed_q = failed_q if self._honest and not math.isnan(failed_q) else None
         weights = self.accelerator.get_state_dict(model)
         if self.accelerator.is_main_process:
             self._save_checkpoint(self.accelerator.unwrap_model(model).network, weights)
@@ -151,7 +154,7 @@ class TrainingRun:
         if self._log is None or self._board is None:
             return
         row = {"seconds": round(self.seconds, 2), "step": self.step, **values}
-        self._log.write(json.dumps(row) + "\n")
+        self._log.write(to_json(row, inf_nan_mode="null").decode() + "\n")
         self._log.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, self.step)

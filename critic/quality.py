@@ -63,6 +63,8 @@ class Quality(BaseModel):
     """All of it."""
 
     trajectories: int
+    left_out: int
+    """Made with more candidates than one: only value hacking looks at them."""
     tasks: int
     mixed_tasks: int
     """That have a success and a failure: only they say anything about ranking within tasks."""
@@ -77,26 +79,26 @@ class Quality(BaseModel):
 
 
 def quality(judged: Sequence[Judged], *, ns: Sequence[int] = NS, draws: int = DRAWS) -> Quality:
-    """Measure ``judged``. Choosing one of N is measured on trajectories of the policy alone, where
-    there are any: those of lookahead were chosen by a critic already.
+    """Measure ``judged``: all but value hacking on the policy's own trajectories, where there are
+    any, since those under lookahead were chosen by a critic already.
 
     Raises: ``CriticInputError`` without a trajectory.
     """
     if not judged:
         raise CriticInputError("no trajectory in the data has a reward")
-    tasks = by_task(judged)
-    alone = [one for one in judged if one.k == 1]
-    last = [one.last_q for one in judged]
-    won = [one.won for one in judged]
+    alone = [one for one in judged if one.k == 1] or list(judged)
+    tasks = by_task(alone)
+    last, won = _last(alone)
     return Quality(
-        trajectories=len(judged),
+        trajectories=len(alone),
+        left_out=len(judged) - len(alone),
         tasks=len(tasks),
         mixed_tasks=sum(len({one.won for one in own}) == 2 for own in tasks.values()),
-        solved=float(np.mean([one.won for one in judged])),
+        solved=float(np.mean(won)),
         by_share=[_at_share(list(tasks.values()), share, draws) for share in SHARES],
-        best_of=best_of_n(alone or judged, ns, draws=draws),
+        best_of=best_of_n(alone, ns, draws=draws),
         curve=calibration(last, won),
-        calibrated=[c for kind in FITS if (c := cross_fitted(judged, kind)) is not None],
+        calibrated=[c for kind in FITS if (c := cross_fitted(alone, kind)) is not None],
         hacking=hacking(judged, draws=draws),
     )
 

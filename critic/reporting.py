@@ -46,7 +46,8 @@ def quality_table(found: Quality) -> list[Table | str]:
     ]
     return [
         f"{found.trajectories} trajectories of {found.tasks} tasks, {found.solved:.1%} solved; "
-        f"{found.mixed_tasks} tasks have a success and a failure",
+        f"{found.mixed_tasks} tasks have a success and a failure"
+        + (f"; {found.left_out} more under lookahead" if found.left_out else ""),
         ranking,
         "choosing one of N, percent of tasks solved (95 % interval over tasks)",
         chosen,
@@ -81,6 +82,7 @@ def ablation_table(compared: Sequence[Compared]) -> str:
         return "Nothing found yet.\n"
     ns = [n for n in compared[0].best_of if n > 1]
     heads = ["", "seeds", *(f"best of {n}" for n in ns), *(f"beyond base, {n}" for n in ns)]
+    heads += [f"by seed, {n}" for n in ns[-1:]]
     heads += [name.replace("_", " ") for name in _SHOWN]
     lines = [heads, ["---"] * len(heads)]
     for row in compared:
@@ -90,6 +92,7 @@ def ablation_table(compared: Sequence[Compared]) -> str:
             percent(row.beyond_base[n]) if n in row.beyond_base and row.factor != BASE else ""
             for n in ns
         ]
+        cells += [" ".join(f"{100 * v:.1f}" for v in row.by_seed[n]) for n in ns[-1:]]
         lines.append([*cells, *(f"{row.metrics[name]:.3f}" for name in _SHOWN)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

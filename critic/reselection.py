@@ -116,9 +116,10 @@ def redecide(redecided: Iterable[Redecided], *, draws: int = 2000) -> Decisions 
     if expected is None:
         return None
     tasks = sorted({one.task_id for one in known})
-    won = {task: [float(o.won) for o in known if o.task_id == task] for task in tasks}
+    won: dict[str, list[float]] = {task: [] for task in tasks}
     would: dict[str, list[float]] = {task: [] for task in tasks}
     for one, value in zip(known, expected, strict=True):
+        won[one.task_id].append(float(one.won))
         would[one.task_id].append(value)
     first = column([float(np.mean(won[task])) for task in tasks])
     second = column([float(np.mean(would[task])) for task in tasks])

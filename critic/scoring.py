@@ -113,13 +113,17 @@ class Scorer:
         lengths = [len(suffix) for suffix in suffixes]
         tokens = [token for suffix in suffixes for token in suffix]
         places = [known + i for n in lengths for i in range(n)]
-        hidden = self.model.network.base_model(
-            input_ids=torch.tensor([tokens], device=self.device),
-            position_ids=torch.tensor([places], device=self.device),
-            attention_mask=_side_by_side(known, lengths, self.model.network),
-            past_key_values=read.cache,
-            use_cache=True,
-        ).last_hidden_state[0]
+        try:
+            hidden = self.model.network.base_model(
+                input_ids=torch.tensor([tokens], device=self.device),
+                position_ids=torch.tensor([places], device=self.device),
+                attention_mask=_side_by_side(known, lengths, self.model.network),
+                past_key_values=read.cache,
+                use_cache=True,
+            ).last_hidden_state[0]
+        except BaseException:
+            self._kept.remove(read)  # some of its layers may have read the candidates
+            raise
         read.cache.crop(-len(tokens))
         ends = torch.tensor(lengths, device=self.device).cumsum(0) - 1
         raw = self.model.network.score(hidden[ends]).float()

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from critic.judged import Judged, by_task
 from critic.statistics import Estimate, best_of_each, bootstrap, difference, pass_at, success
 
-DRAWS = 100
+DRAWS = 300
 """Of N from a task's trajectories, for the majority."""
 
 
@@ -86,6 +86,8 @@ def chosen_by_score(own: Sequence[Judged], n: int) -> float:
 def chosen_by_majority(own: Sequence[Judged], n: int, *, seed: int = 0) -> float:
     """Expected success of the most frequent answer of n of one task's trajectories, submitted ones
     first; equally frequent ones share the choice."""
+    if n == 1:
+        return success([[one.won for one in own]])
     whole = comb(len(own), n) == 1
     rng = random.Random(f"{seed}/{own[0].task_id}/{n}")
     draws = [own] if whole else [rng.sample(own, n) for _ in range(DRAWS)]

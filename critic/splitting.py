@@ -28,10 +28,10 @@ def fold_of(task_id: str, folds: int, *, seed: int = 0) -> int:
     return int(_chance(f"fold/{seed}", task_id) * folds)
 
 
-def some_tasks(found: Iterable[T], share: float, *, seed: int = 0) -> Iterator[T]:
+def some_tasks(found: Iterable[T], share: float, *, salt: str = "") -> Iterator[T]:
     """What belongs to about this share of the tasks; those of a smaller share are among those of a
-    larger one."""
-    return (one for one in found if _chance(f"share/{seed}", one.task_id) < share)
+    larger one. Of another ``salt`` they are others: a share of a share needs one of its own."""
+    return (one for one in found if _chance(f"share/{salt}", one.task_id) < share)
 
 
 def _chance(salt: str, task_id: str) -> float:

@@ -28,8 +28,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from transformers import get_cosine_schedule_with_warmup
 
 from critic import losses
 from critic.checkpoint import CriticCard, read_renderer
@@ -85,7 +85,7 @@ def train(
     training, held_out = split_by_task(prepared.examples, settings.held_out, seed=settings.seed)
     if not training:
         raise CriticInputError(_nothing(prepared))
-    judged = held_out or training
+    judged = held_out or training  # a checkpoint is kept by something
     model = _begin(init, card, settings)
     pad = int(model.network.config.pad_token_id)
     plan = plan_steps(
@@ -99,9 +99,8 @@ def train(
     optimizer = torch.optim.AdamW(
         _groups(model, settings.weight_decay), lr=settings.lr, betas=(0.9, 0.95)
     )
-    schedule = get_cosine_schedule_with_warmup(
-        optimizer, math.ceil(len(plan) * settings.warmup), len(plan)
-    )
+    warmup = math.ceil(len(plan) * settings.warmup)
+    schedule = LambdaLR(optimizer, lambda step: cosine(step, len(plan), warmup))
     model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
     average = _average(model, settings)
     run = TrainingRun(
@@ -112,6 +111,7 @@ def train(
         renderer.tokenizer,
         training,
         patience=settings.patience,
+        honest=bool(held_out),
     )
     with run.open(*([average] if average else [])):
         for number in range(run.step, len(plan)):
@@ -146,9 +146,23 @@ def train(
         run.finish()
     return run.best | {
         "trajectories": float(len(prepared.examples)),
+        "held_out_trajectories": float(len(held_out)),
+        "processes": float(accelerator.num_processes),
         "unrewarded": float(prepared.unrewarded),
         "too_long": float(prepared.too_long),
     }
+
+
+def cosine(step: int, steps: int, warmup: int) -> float:
+    """Share of the rate at a step, from 0: it rises in ``warmup`` steps and falls by a cosine. No
+    step is without any.
+
+    >>> [round(cosine(step, 5, 2), 2) for step in range(5)]
+    [0.5, 1.0, 1.0, 0.75, 0.25]
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def accelerator_of_here() -> Accelerator:
@@ -189,7 +203,8 @@ def accumulate(
             targets = targets_of(values.tolist(), batch.examples, lam, settings.gamma)
             loss = LOSSES[settings.loss](raw, targets.to(raw.device)).sum() / turns
             if pairs:
-                loss = loss + settings.ordering * _ordering(q, batch.examples) / pairs
+                logits = raw.squeeze(-1) if raw.shape[-1] == 1 else torch.logit(q, eps=1e-4)
+                loss = loss + settings.ordering * _ordering(logits, batch.examples) / pairs
             # the gradients of all processes are averaged
             accelerator.backward(loss * weight * world)
         total += loss.detach() * weight
@@ -215,11 +230,11 @@ def targets_of(values: list[float], examples: list[Example], lam: float, gamma: 
     return torch.tensor(targets)
 
 
-def _ordering(q_P: Tensor, examples: list[Example]) -> Tensor:
+def _ordering(logits_P: Tensor, examples: list[Example]) -> Tensor:
     ends = torch.tensor([example.turns for example in examples]).cumsum(0) - 1
     reward = torch.tensor([example.reward for example in examples])
     tasks = [example.task_id for example in examples]
-    return losses.ordering(q_P[ends.to(q_P.device)], reward, tasks).sum()
+    return losses.ordering(logits_P[ends.to(logits_P.device)], reward, tasks).sum()
 
 
 def _pairs(examples: list[Example]) -> int:
@@ -256,6 +271,12 @@ def _begin(init: str | Path, card: CriticCard, settings: TrainingSettings) -> Va
             raise CriticInputError(
                 f"{init} has a head of {begun.labels} labels ({begun.activation}); loss "
                 f"{settings.loss} needs one of {card.labels} ({card.activation})"
+            )
+        split = (begun.held_out, begun.split_seed)
+        if begun.held_out and split != (card.held_out, card.split_seed):
+            raise CriticInputError(
+                f"{init} held out {begun.held_out:g} of the tasks by seed {begun.split_seed}: give "
+                "the same, or what is held out now is what it was trained on"
             )
     else:
         model = ValueModel(from_causal_lm(init, labels=card.labels), card.activation)

@@ -35,6 +35,12 @@ def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
                 raise CriticInputError(f"{path}:{number}: {told}") from error
 
 
+def line_of(trajectory: Trajectory) -> str:
+    """Its line in a file. Raises: ``ValueError`` for text that cannot be written, such as half of a
+    surrogate pair."""
+    return trajectory.model_dump_json(exclude_defaults=True) + "\n"
+
+
 class TrajectoryFile:
     """A JSON lines file that is in its place only when all of it is written."""
 
@@ -48,7 +54,11 @@ class TrajectoryFile:
         return self
 
     def write(self, trajectory: Trajectory) -> None:
-        self._file.write(trajectory.model_dump_json(exclude_defaults=True) + "\n")
+        self.write_line(line_of(trajectory))
+
+    def write_line(self, line: str) -> None:
+        """One that ``line_of`` gave."""
+        self._file.write(line)
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._file.close()

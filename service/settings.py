@@ -71,6 +71,8 @@ class VllmCriticSettings(_Part):
     """Its name there."""
     checkpoint: str
     """The folder that it serves: its tokenizer and ``critic.json`` are read from here."""
+    policy: str | None = None
+    """Whose turns it judges, for a critic that reads the policy's name and knows several."""
     key: SecretStr | None = None
     timeout: float = Field(default=120.0, gt=0)
     max_connections: int = Field(default=16, ge=1)
@@ -196,6 +198,8 @@ class TorchCriticSettings(_Part):
 
     type: Literal["torch"]
     checkpoint: str
+    policy: str | None = None
+    """As of ``vllm``."""
 
 
 class ConstantCriticSettings(_Part):

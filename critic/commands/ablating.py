@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic_core import to_json
 
 from critic.commands.shared import (
     AsJson,
@@ -36,7 +36,7 @@ def ablate(
     ] = None,
     base: Set = None,
     share: Annotated[float, typer.Option(help="Share of the tasks in the data to use.")] = 1.0,
-    seeds: Annotated[int, typer.Option(help="Critics of each value.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Critics of each value.")] = 3,
     as_json: AsJson = False,
 ) -> None:
     """Train a critic for each value of each setting and each seed, judge all on the same
@@ -46,7 +46,10 @@ def ablate(
     from critic.splitting import some_tasks
 
     settings = TrainingSettings.model_validate(assigned(base))
-    planned = cells({n: v.split(",") for n, v in _varied(vary)}, settings, range(seeds))
+    planned = cells(_varied(vary), settings, range(seeds))
+    about = " ".join(
+        [init.name, f"share={share:g}", *(f"{p.name}:{p.stat().st_size}" for p in data + judge_on)]
+    )
     found = []
     with interruptible() as interrupted:
         for number, cell in enumerate(planned, start=1):
@@ -58,6 +61,7 @@ def ablate(
                     lambda: some_tasks(trajectories_of(data), share),
                     lambda: trajectories_of(judge_on),
                     out,
+                    about=about,
                     progress=show,
                     stopped=interrupted.is_set,
                 )
@@ -65,15 +69,23 @@ def ablate(
                 end_stopped()
             found.append(one)
     compared = compare(found)
-    told = [row.model_dump() for row in compared]
-    (out / "ablation.json").write_text(json.dumps(told, indent=1) + "\n")
+    told = to_json([row.model_dump() for row in compared], inf_nan_mode="null").decode()
+    (out / "ablation.json").write_text(told + "\n")
     (out / "ablation.md").write_text(ablation_table(compared))
     ablation_plots(compared, out)
-    print(json.dumps(told) if as_json else ablation_table(compared))
+    print(told if as_json else ablation_table(compared))
 
 
-def _varied(vary: list[str] | None) -> list[tuple[str, str]]:
-    pairs = [(n, v) for n, v in assigned(vary).items() if v]
-    if not pairs:
+def _varied(vary: list[str] | None) -> dict[str, list[str | None]]:
+    """Of ``NAME=A,B``; a name that comes twice has all its values."""
+    found: dict[str, list[str | None]] = {}
+    for pair in vary or ():
+        name, equals, values = pair.partition("=")
+        if not equals or not values:
+            raise CriticInputError(f"{pair!r} is not NAME=VALUE,VALUE")
+        found.setdefault(name.strip(), [])
+        for value in values.split(","):
+            found[name.strip()] += assigned([f"{name}={value}"]).values()
+    if not found:
         raise CriticInputError("nothing to vary: give --vary lam=0,0.5,1, say")
-    return pairs
+    return found

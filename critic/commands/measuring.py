@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic_core import to_json
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
 from critic.commands.shared import AsJson, CriticFolder, Data, errors, trajectories_of
-from critic.errors import CriticInputError
+from critic.errors import CriticInputError, HistoryTooLong
 
 Ns = Annotated[list[int] | None, typer.Option("-n", help="N to choose one of; several times.")]
 
@@ -44,11 +46,15 @@ def evaluate(
     if calibrate is not None and calibrate not in FITS:
         raise CriticInputError(f"--calibrate is one of {', '.join(FITS)}; got {calibrate!r}")
     scorer = Scorer(critic)
-    trajectories = trajectories_of(data)
+    trajectories, left_out = trajectories_of(data), Counter[str]()
+    if held_out and not scorer.card.held_out:
+        raise CriticInputError(f"{critic / 'critic.json'} says of no task that it was held out")
     if held_out:
         trajectories = (t for t in trajectories if scorer.card.held_out_task(t.task_id))
     with _counting("judging") as progress:
-        judged = list(judge(scorer, trajectories, progress=progress))
+        judged = list(judge(scorer, trajectories, left_out=left_out, progress=progress))
+    if told := ", ".join(f"{count} {why}" for why, count in left_out.items() if count):
+        errors.print(f"left out: {told}")
     if calibrate is not None:
         scorer.card.calibration = fit_calibration(judged, calibrate)
         scorer.card.failed_q = mean_failed_q(calibrated(judged, scorer.card.calibration.apply))
@@ -102,8 +108,9 @@ def reselect(
         with _counting("judging decisions of trajectories") as progress:
             told = redecide(redecided(scorer, trajectories_of(data), progress=progress))
     if as_json:
-        found = {"selection": [row.model_dump() for row in rows]}
-        print(json.dumps(found | {"decisions": told.model_dump() if told else None}))
+        found: dict[str, Any] = {"selection": [row.model_dump() for row in rows]}
+        found |= {"decisions": told.model_dump() if told else None}
+        print(to_json(found, inf_nan_mode="null").decode())
     else:
         _wide().print(*reselection_table(rows, told), sep="\n")
 
@@ -114,8 +121,12 @@ def score(critic: CriticFolder, data: Data) -> None:
 
     scorer = Scorer(critic)
     for trajectory in trajectories_of(data):
-        qs = scorer.score_turns(trajectory.messages, policy=trajectory.policy)
-        print(json.dumps({"id": trajectory.id, "task_id": trajectory.task_id, "q": qs}))
+        told: dict[str, Any] = {"id": trajectory.id, "task_id": trajectory.task_id}
+        try:
+            told["q"] = scorer.score_turns(trajectory.messages, policy=trajectory.policy)
+        except HistoryTooLong as error:
+            told["error"] = str(error)
+        print(json.dumps(told))
 
 
 def _wide() -> Console:

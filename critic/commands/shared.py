@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+from pydantic_core import to_json
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -93,7 +93,7 @@ def interruptible() -> Iterator[threading.Event]:
 
 def print_metrics(metrics: dict[str, float], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(metrics))
+        print(to_json(metrics, inf_nan_mode="null").decode())
         return
     for name, value in metrics.items():
         print(f"{name:20} {value:.4g}")

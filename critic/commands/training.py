@@ -13,6 +13,7 @@ from critic.commands.shared import (
     Set,
     assigned,
     end_stopped,
+    errors,
     interruptible,
     is_first_process,
     print_metrics,
@@ -80,4 +81,6 @@ def train(
     if "stopped" in metrics:
         end_stopped()
     if is_first_process():
+        if not metrics["held_out_trajectories"]:
+            errors.print("no task was held out: these figures are of what it was trained on")
         print_metrics(metrics, as_json)

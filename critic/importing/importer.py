@@ -14,7 +14,7 @@ from critic.errors import CriticInputError
 from critic.importing.formats import FORMATS, format_of
 from critic.importing.rows import Row, files_of, rows_of
 from critic.importing.served import is_service, rows_of_service
-from critic.trajectory import TrajectoryFile
+from critic.trajectory import TrajectoryFile, line_of
 from pilotfish.errors import first_wrong
 from pilotfish.trajectory import Trajectory
 
@@ -80,12 +80,13 @@ def import_trajectories(
             progress(row.path, counts)
             try:
                 trajectory = _converted(row, format)
+                _complete(trajectory, rewards or {}, policy)
+                line = _line(trajectory)
             except _Rejected as error:
                 counts.rejected += 1
                 _count_error(counts.errors, str(error))
                 refused.write(json.dumps({"where": row.where, "error": str(error)}) + "\n")
                 continue
-            _complete(trajectory, rewards or {}, policy)
             key = f"{trajectory.task_id}\0{trajectory.id}".encode(errors="surrogatepass")
             digest = hashlib.blake2b(key, digest_size=16).digest()
             if trajectory.reward is None and not keep_unrewarded:
@@ -94,7 +95,7 @@ def import_trajectories(
                 counts.duplicates += 1
             else:
                 seen.add(digest)
-                kept.write(trajectory)
+                kept.write_line(line)
                 counts.kept += 1
     return counts
 
@@ -120,6 +121,13 @@ def _converted(row: Row, name: str | None) -> Trajectory:
         raise _Rejected(f"it has no {error}") from error
     except _WRONG as error:
         raise _Rejected(str(error) or type(error).__name__) from error
+
+
+def _line(trajectory: Trajectory) -> str:
+    try:
+        return line_of(trajectory)
+    except ValueError as error:
+        raise _Rejected(f"it cannot be written: {error}") from error
 
 
 def _complete(trajectory: Trajectory, rewards: dict[str, float], policy: str | None) -> None:

@@ -76,5 +76,13 @@ def _list(fields: dict[str, Any], name: str) -> list[dict[str, Any]]:
     return found
 
 
-def _reward(told: bool | int | None) -> float | None:
-    return None if told is None else float(bool(told))
+_REWARDS = {"true": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "0": 0.0, "0.0": 0.0}
+
+
+def _reward(told: object) -> float | None:
+    if told is None:
+        return None
+    word = str(told).lower()
+    if word not in _REWARDS:
+        raise NotATrajectory(f"an outcome of {told!r}; it is true or false, 1 or 0")
+    return _REWARDS[word]

@@ -15,7 +15,7 @@ from service.critics.asking import VERDICT, Prompt
 from service.critics.judge import Judge
 from service.settings import ReasoningCriticSettings
 
-_VERDICT = re.compile(r"\bVERDICT\W{0,8}(GOOD|BAD)\b", re.IGNORECASE)
+_VERDICT = re.compile(r"\bVERDICT\W{0,8}(GOOD|BAD)\W{0,20}\Z", re.IGNORECASE)
 
 
 class ReasoningCritic(Judge):
@@ -51,13 +51,14 @@ class ReasoningCritic(Judge):
 
 
 def verdict(text: str) -> bool | None:
-    """Whether its last verdict is GOOD; ``None`` where it has none.
+    """Whether it ends with GOOD; ``None`` where it does not end with a verdict: one that is talked
+    about on the way is none.
 
     >>> verdict("VERDICT: BAD? No: it fixes the cause.\\n**Verdict: GOOD**")
     True
     """
-    found = _VERDICT.findall(text)
-    return found[-1].upper() == "GOOD" if found else None
+    found = _VERDICT.search(text)
+    return found[1].upper() == "GOOD" if found else None
 
 
 def tally(votes: Sequence[bool]) -> Score:
@@ -70,9 +71,12 @@ def tally(votes: Sequence[bool]) -> Score:
 
 
 def _texts(choices: list[Any]) -> list[str]:
-    """What each choice says; a model that is still thinking at its last token has said nothing.
-    Raises: ``ValueError`` and its like."""
-    texts = [choice["message"].get("content") or "" for choice in choices]
+    """What each choice says; one that was cut short has said nothing. Raises: ``ValueError`` and
+    its like."""
+    texts = [
+        "" if choice.get("finish_reason") == "length" else choice["message"].get("content") or ""
+        for choice in choices
+    ]
     if not texts or not all(isinstance(text, str) for text in texts):
         raise ValueError("choices without text")
     return texts

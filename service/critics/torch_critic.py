@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec
 
+from critic.checkpoint import read_serving_renderer
 from critic.scoring import Scorer
 from pilotfish import Message
 from search.contracts import Score
@@ -25,6 +26,9 @@ class TorchCritic:
         self.name = name
         self._scorer = Scorer(settings.checkpoint)
         self.card = self._scorer.card
+        self._scorer.renderer = read_serving_renderer(
+            settings.checkpoint, self.card, settings.policy
+        )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"critic-{name}")
 
     async def close(self) -> None:

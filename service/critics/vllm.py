@@ -3,7 +3,7 @@ search."""
 
 from __future__ import annotations
 
-from critic.checkpoint import read_card, read_renderer
+from critic.checkpoint import read_card, read_serving_renderer
 from service.critics.classify import ClassifyCritic
 from service.settings import VllmCriticSettings
 
@@ -13,5 +13,5 @@ class VllmCritic(ClassifyCritic):
 
     def __init__(self, name: str, settings: VllmCriticSettings) -> None:
         self.card = read_card(settings.checkpoint)
-        renderer = read_renderer(settings.checkpoint, self.card)
+        renderer = read_serving_renderer(settings.checkpoint, self.card, settings.policy)
         super().__init__(name, settings, renderer, self.card.q, labels=self.card.labels)

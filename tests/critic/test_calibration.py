@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from critic.calibration import fit_isotonic, fit_platt
 from critic.checkpoint import CriticCard
-from critic.evaluation import ece
+from critic.evaluation import auc, ece
 
 FITS = [fit_platt, fit_isotonic]
 unit = st.floats(0, 1, allow_nan=False)
@@ -21,7 +21,11 @@ pairs = st.lists(st.tuples(unit, st.booleans()), min_size=2, max_size=40).filter
 @given(pairs, unit, unit)
 def test_the_order_is_kept_and_what_comes_out_is_a_probability(fit, rows, a, b):
     q, won = zip(*rows, strict=True)
-    fitted = fit(q, won)
+    try:
+        fitted = fit(q, won)
+    except ValueError:  # success falls with Q
+        assert auc(q, won) <= 0.75
+        return
     low, high = fitted.apply(min(a, b)), fitted.apply(max(a, b))
     assert 0 <= low <= high + 1e-12 <= 1 + 1e-9
 

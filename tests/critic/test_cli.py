@@ -101,7 +101,20 @@ def test_eval_reports_and_calibrates(folder, critic, trained, tmp_path):
     refused = critic("eval", "--critic", trained, *data, "--calibrate", "wishful")
     assert (refused.code, "platt, isotonic" in refused.stderr) == (1, True)
     nobody = critic("eval", "--critic", trained, *data, "--held-out")
-    assert (nobody.code, "no trajectory" in nobody.stderr) == (1, True)
+    assert (nobody.code, "of no task" in nobody.stderr) == (1, True)
+
+
+def test_what_cannot_be_judged_is_counted(folder, critic, trained, tmp_path):
+    long = trajectory("long", ["x" * 9000], reward=1.0)
+    mixed = [long, trajectory("t", ["ls"]), trajectory("t", ["ls"], reward=0.0)]
+    write_trajectories(tmp_path / "mixed.jsonl", mixed)
+    told = critic("eval", "--critic", trained, "--data", tmp_path / "mixed.jsonl", "--json")
+    assert told.code == 0, told.stderr
+    assert json.loads(told.stdout)["trajectories"] == 1  # and NaN is no JSON
+    assert "1 without a reward, 1 too long" in told.stderr
+    scored = critic("score", "--critic", trained, "--data", tmp_path / "mixed.jsonl")
+    rows = [json.loads(line) for line in scored.stdout.splitlines()]
+    assert ["error" in row for row in rows] == [True, False, False]
 
 
 def test_eval_of_what_training_held_out(folder, critic, tmp_path):
@@ -164,6 +177,8 @@ def test_ablate(folder, critic, tmp_path):
     made = weights.stat().st_mtime_ns
     assert critic(*command).code == 0
     assert weights.stat().st_mtime_ns == made
+    other = critic(*command, "--set", "lr=0.01")
+    assert (other.code, "other data or settings" in other.stderr) == (1, True)
     for vary, message in (("lam=2", "lam=2"), ("speed=1", "no setting"), ("data=0", "in (0, 1]"),
                           ("lam", "NAME=VALUE")):  # fmt: skip
         wrong = critic(*command[:-4], "--vary", vary)

@@ -279,6 +279,26 @@ def test_every_row_is_accounted_for(run, tmp_path):
     assert sum(counts.errors.values()) == 7
 
 
+def test_a_row_that_cannot_be_kept_is_a_reject_and_costs_no_other(run, tmp_path):
+    half = {"role": "user", "text": "\ud800", "system_prompt": None}
+    atif = {"schema_version": "ATIF-v1.7", "session_id": "s", "agent": {"name": "a"},
+            "steps": [{"source": "agent", "message": "x"}]}  # fmt: skip
+    rows = [
+        SWE_AGENT_ROW | {"trajectory": [half, *SWE_AGENT_ROW["trajectory"][1:]]},
+        SWE_AGENT_ROW,
+        SWE_AGENT_ROW | {"target": float("nan"), "instance_id": "b"},
+        SWE_AGENT_ROW | {"target": "False", "instance_id": "c"},
+        *(atif | {"extra": {"reward": reward}} for reward in (float("inf"), 2.5, -3.5)),
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    counts, kept, refused = run(tmp_path / "rows.jsonl")
+    assert [(t.task_id, t.reward) for t in kept] == [("org__repo-1", 1.0), ("c", 0.0)]
+    told = [r["error"] for r in refused]
+    assert "cannot be written" in told[0]
+    assert "outcome of nan" in told[1]
+    assert len(told) == counts.rejected == 5
+
+
 def test_a_parquet_file_that_was_cut_short_is_a_reject(run, tmp_path):
     whole = parquet(tmp_path / "whole.parquet", [SWE_AGENT_ROW])
     cut = tmp_path / "cut.parquet"

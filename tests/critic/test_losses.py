@@ -63,6 +63,13 @@ def test_ordering_is_less_the_further_the_success_is_ahead(a, b):
 
 def test_how_hard_a_task_is_does_not_count():
     reward, tasks = torch.tensor([1.0, 0.0]), ["t", "t"]
-    easy = ordering(torch.sigmoid(torch.tensor([3.0, 2.0])), reward, tasks)
-    hard = ordering(torch.sigmoid(torch.tensor([-2.0, -3.0])), reward, tasks)
+    easy = ordering(torch.tensor([3.0, 2.0]), reward, tasks)
+    hard = ordering(torch.tensor([-2.0, -3.0]), reward, tasks)
     assert easy.item() == pytest.approx(hard.item(), abs=1e-4)
+
+
+def test_ordering_pulls_hardest_where_it_is_most_wrong():
+    logits = torch.tensor([-12.0, 12.0], requires_grad=True)
+    ordering(logits, torch.tensor([1.0, 0.0]), ["t", "t"]).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.tolist() == pytest.approx([-1.0, 1.0], abs=1e-3)

@@ -1,11 +1,12 @@
 """What is said of a critic, on critics of which it is known how good they are."""
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from critic.errors import CriticInputError
-from critic.hacking import hacking
+from critic.hacking import LEAST, hacking
 from critic.judged import Judged, calibrated
 from critic.quality import cross_fitted, fit_calibration, quality
 from tests.critic.test_selecting import judged
@@ -37,9 +38,9 @@ def test_a_good_critic_is_told_from_one_that_knows_nothing():
 
 
 def test_q_at_a_share_is_one_number_however_many_turns():
-    one = Judged("i", "t", 1.0, True, 1, 0, "", (0.1, 0.2, 0.3, 0.4))
+    one = Judged("i", "t", 1.0, True, 1, 0, "", False, (0.1, 0.2, 0.3, 0.4))
     assert [one.q_at(share) for share in (0, 0.25, 0.5, 1)] == [0.1, 0.2, 0.3, 0.4]
-    single = Judged("i", "t", 1.0, True, 1, 0, "", (0.7,))
+    single = Judged("i", "t", 1.0, True, 1, 0, "", False, (0.7,))
     assert single.q_at(0) == single.q_at(1) == 0.7
 
 
@@ -80,8 +81,29 @@ def test_value_hacking_is_a_rise_of_failures_within_tasks():
 
 def test_hacking_is_not_confused_by_which_tasks_are_failed():
     """Lookahead solves the easy ones: the failures that are left are on hard tasks."""
-    hard = [judged("hard", 0.1, False), judged("hard", 0.1, False, k=4)]
+    hard = [judged(f"hard {i}", 0.1, False, k=k) for i in range(LEAST) for k in (1, 4)]
     easy = [judged("easy", 0.6, False), judged("easy", 0.9, True, k=4)]
     found = hacking([*hard, *easy], draws=20)
     assert found is not None
-    assert (found.tasks, found.rise.value) == (1, 0)
+    assert (found.tasks, found.rise.value) == (LEAST, 0)
+    assert hacking(hard[:-1]) is None  # too few for an interval
+
+
+def test_a_vote_of_candidates_is_no_lookahead():
+    votes = [replace(one, guided=False) for one in worlds(seed=1, k=4, lifted=0.2)]
+    assert hacking([*worlds(seed=0), *votes]) is None
+
+
+def test_a_critic_that_ranks_the_wrong_way_round_has_no_platt():
+    wrong = [replace(one, qs=tuple(1 - q for q in one.qs)) for one in worlds()]
+    with pytest.raises(CriticInputError, match="less success"):
+        fit_calibration(wrong, "platt")
+    assert [fit.kind for fit in quality(wrong, draws=10).calibrated] == ["isotonic"]
+
+
+def test_what_was_made_under_lookahead_is_looked_at_for_hacking_only():
+    alone = worlds(seed=0)
+    found = quality([*alone, *worlds(seed=1, k=4)], draws=10)
+    assert (found.trajectories, found.left_out) == (len(alone), len(alone))
+    assert found.by_share == quality(alone, draws=10).by_share
+    assert found.hacking is not None

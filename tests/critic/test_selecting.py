@@ -20,6 +20,7 @@ def judged(task, q, won, *, answer="", submitted=True, attempt=0, k=1):
         k=k,
         attempt=attempt,
         answer=answer,
+        guided=k > 1,
         qs=(q / 2, q),
     )
 

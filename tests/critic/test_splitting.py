@@ -29,6 +29,12 @@ def test_shares_are_of_tasks_and_a_smaller_one_is_within_a_larger():
     assert len(list(some_tasks(ROWS, 1.0))) == 1000
 
 
+def test_a_share_of_a_share_multiplies():
+    half = list(some_tasks(ROWS, 0.5))
+    quarter = set(some_tasks(half, 0.5, salt="again"))
+    assert 0.2 < len(quarter) / 500 < 0.3
+
+
 def test_what_is_held_out_does_not_decide_which_share_a_task_is_in():
     held = {row for row in ROWS if is_held_out(row.task_id, 0.5)}
     share = set(some_tasks(ROWS, 0.5))

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from critic.checkpoint import CriticCard, write_card
+from critic.errors import CriticInputError
 from pilotfish import Message
 from search.contracts import Score
 from search.errors import CriticError, CriticRefused
@@ -19,14 +20,24 @@ STATE = [Message.user("u")]
 TURN = Message.assistant("a")
 
 
+def settings_of(folder, **others):
+    return VllmCriticSettings(url="http://c", model="m", checkpoint=str(folder), **others)
+
+
 @pytest.fixture
-def critic(tmp_path):
-    """A critic, and what it is answered."""
+def folder(tmp_path):
+    """Of a critic whose weights are where it is served."""
     tokenizer().save_pretrained(tmp_path)
     config = {"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "q"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    write_card(tmp_path, CriticCard(max_tokens=50))
-    made = VllmCritic("c", VllmCriticSettings(url="http://c", model="m", checkpoint=str(tmp_path)))
+    return tmp_path
+
+
+@pytest.fixture
+def critic(folder):
+    """A critic, and what it is answered."""
+    write_card(folder, CriticCard(max_tokens=50))
+    made = VllmCritic("c", settings_of(folder))
 
     def answering(answer, status=200):
         def handle(request):
@@ -75,6 +86,22 @@ async def test_what_it_cannot_read_is_told_apart_from_its_failing(critic):
         await critic("too long", 400).score(STATE, [TURN])
     with pytest.raises(CriticError, match="answers 500"):
         await critic("oops", 500).score(STATE, [TURN])
+
+
+@pytest.mark.parametrize(
+    ("policies", "named", "line"),
+    [(["weak"], None, "weak"), (["strong", "weak"], "strong", "strong"), ([], "new", "new")],
+)
+def test_a_critic_that_reads_the_policys_name_is_told_it(folder, policies, named, line):
+    write_card(folder, CriticCard(policy_in_prompt=True, policies=policies))
+    made = VllmCritic("c", settings_of(folder, policy=named))
+    assert f"policy: {line}" in made.renderer.tokenizer.decode(made.renderer.render_state(STATE))
+
+
+def test_a_critic_that_knows_several_policies_is_refused_where_nobody_says_which(folder):
+    write_card(folder, CriticCard(policy_in_prompt=True, policies=["strong", "weak"]))
+    with pytest.raises(CriticInputError, match="set the critic's policy"):
+        VllmCritic("c", settings_of(folder))
 
 
 class Server:

@@ -28,6 +28,7 @@ TURN = Message.assistant("a")
         ("**Verdict: `BAD`**", False),
         ("VERDICT:\nGOOD", True),
         ("VERDICT: GOODISH", None),
+        ("I must end with VERDICT: GOOD or VERDICT: BAD. First", None),
         ("GOOD", None),
         ("", None),
         ("VERDICT: it is hard to say, but GOOD", None),
@@ -86,6 +87,13 @@ async def test_without_a_verdict_it_says_what_was_said_instead(critic, endpoint)
     endpoint.texts = ["I will go on with the task."]
     with pytest.raises(CriticError, match=r"no verdict in 3 answers.*go on with the task\."):
         await critic(votes=3).score(STATE, [TURN])
+
+
+async def test_an_answer_that_was_cut_short_is_no_vote(critic, endpoint):
+    cut = {"message": {"content": "it is VERDICT: BAD"}, "finish_reason": "length"}
+    whole = {"message": {"content": "VERDICT: GOOD"}, "finish_reason": "stop"}
+    endpoint.always = JSONResponse({"choices": [cut, whole]})
+    assert await critic(votes=2).score(STATE, [TURN]) == [Score(1.0, 0.0)]
 
 
 async def test_what_is_thought_is_no_vote(critic, endpoint):

@@ -183,7 +183,7 @@ class Trajectory(BaseModel):
     exit_message: str = ""
     submission: str | None = None
     """What it handed in (a patch, say), where that is known."""
-    reward: float | None = None
+    reward: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     """1 if the hidden tests passed, 0 if not, ``None`` if it was not evaluated."""
     regression_passed: int | None = Field(default=None, ge=0)
     """How many of the task's regression tests passed; ``None`` if they were not executed."""
