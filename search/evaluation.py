@@ -14,6 +14,7 @@ from search.contracts import Sandbox
 from search.errors import SandboxError, SandboxLost
 
 log = structlog.get_logger()
+SUBMISSION_TIMEOUT = 60.0
 Seconds = Callable[[], float | None]
 """Seconds of the run's budget that are left; ``None`` is no bound."""
 
@@ -35,6 +36,23 @@ async def evaluate(sandbox: Sandbox, task: Task) -> tuple[float, str]:
     if result.timed_out:
         return 0.0, f"the evaluation did not end in {evaluation.timeout:g} s: counted as failed"
     return (1.0 if result.exit_code == 0 else 0.0), ""
+
+
+async def submission_of(sandbox: Sandbox, task: Task) -> str | None:
+    """What the agent hands in, as the task's command prints it; ``None`` where there is no command,
+    or it fails. Asking again gives the recorded result. Raises: ``SandboxLost``."""
+    if task.submission is None:
+        return None
+    try:
+        result = await sandbox.execute(
+            task.submission, action_id="submission", timeout=SUBMISSION_TIMEOUT
+        )
+    except SandboxLost:
+        raise
+    except SandboxError as error:
+        log.warning("no submission was read", task=task.id, error=str(error))
+        return None
+    return result.output if result.exit_code == 0 and not result.truncated else None
 
 
 async def count_passed(

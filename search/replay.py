@@ -58,8 +58,9 @@ def _observed(step: Step, entry: dict[str, Any]) -> None:
 def _ended(trajectory: Trajectory, entry: dict[str, Any]) -> None:
     trajectory.exit_status = entry["exit_status"]
     trajectory.exit_message = entry["exit_message"]
+    trajectory.submission = entry.get("submission")  # journals of before have none of these
     trajectory.reward = entry["reward"]
-    trajectory.regression_passed = entry.get("regression_passed")  # journals of before have none
+    trajectory.regression_passed = entry.get("regression_passed")
     trajectory.generated_passed = entry.get("generated_passed")
     trajectory.seconds = entry["seconds"]
     spreads = entry.get("spreads") or [None] * len(trajectory.steps)

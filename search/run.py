@@ -21,7 +21,7 @@ from pilotfish.trajectory import INFRASTRUCTURE_FAILURES
 from search.budget import Budget
 from search.contracts import Critic, Journal, Policy, Sandbox, SandboxProvider
 from search.errors import BudgetExceeded, JournalError, SandboxError, SandboxLost
-from search.evaluation import count_passed, evaluate
+from search.evaluation import count_passed, evaluate, submission_of
 from search.replay import Begun, Key, replay
 from search.rollout import Rollout, dump, new_trajectory, step_seed
 from search.selection import select
@@ -191,6 +191,8 @@ class Run:
             trajectory,
         )
         await rollout.run(sandbox)
+        if trajectory.submitted:
+            trajectory.submission = await submission_of(sandbox, self.task)
         if trajectory.submitted and self.strategy.selection.rule == "hybrid":
             await self._test(trajectory, sandbox)
         if self.task.evaluation is None or trajectory.exit_status in INFRASTRUCTURE_FAILURES:
@@ -229,6 +231,7 @@ class Run:
             trajectory=trajectory.id,
             exit_status=trajectory.exit_status,
             exit_message=trajectory.exit_message,
+            submission=trajectory.submission,
             reward=trajectory.reward,
             regression_passed=trajectory.regression_passed,
             generated_passed=trajectory.generated_passed,

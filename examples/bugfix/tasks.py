@@ -32,6 +32,7 @@ def as_task(problem: Problem) -> dict[str, object]:
         "files": problem.files,
         "setup": [],
         "workdir": WORKDIR,
+        "submission": "cat " + " ".join(sorted(problem.files)),
         "evaluation": {
             "files": {HIDDEN_FILE: problem.hidden_tests},
             "command": EVALUATION,

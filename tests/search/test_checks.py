@@ -168,3 +168,32 @@ async def test_a_run_that_is_continued_runs_no_check_twice(crash_after):
     assert (trajectory.regression_passed, trajectory.generated_passed) == (2, 1)
     ran = [command for sandbox in sandboxes.all.values() for command in sandbox.ran]
     assert ran[2:] == ["old test", "boom", "other old test", "new test", "run hidden tests"]
+
+
+HANDS_IN = Task.model_validate(TASK.model_dump() | {"submission": "git diff"})
+
+
+async def test_what_is_submitted_is_read_before_the_evaluation_and_journaled():
+    sandboxes, journal = FakeSandboxes(respond), MemoryJournal()
+    run = make_run(
+        FakePolicy(THREE_TURNS), task=HANDS_IN, sandboxes=sandboxes, journal=journal, lookahead=ONE
+    )
+    [trajectory] = (await run.run()).trajectories
+    [sandbox] = sandboxes.all.values()
+    assert sandbox.ran[2:] == ["git diff", "run hidden tests"]
+    assert trajectory.submission == respond("git diff")
+    [begun] = replay(await journal.entries()).values()
+    assert begun.trajectory == trajectory
+
+
+@pytest.mark.parametrize(
+    ("command", "turns"),
+    [("boom", THREE_TURNS), ("git diff", turn_by_turn([bash("ls")]))],
+    ids=["the command fails", "nothing was submitted"],
+)
+async def test_without_anything_to_read_there_is_no_submission(command, turns):
+    task = HANDS_IN.model_copy(update={"submission": command})
+    run = make_run(FakePolicy(turns), task=task, sandboxes=FakeSandboxes(respond), lookahead=ONE)
+    [trajectory] = (await run.run()).trajectories
+    assert trajectory.submission is None
+    assert trajectory.reward == (1.0 if command == "boom" else 0.0)

@@ -53,6 +53,9 @@ class Task(BaseModel):
     setup: list[str] = Field(default_factory=list)
     """Commands run in ``workdir`` before the agent starts; one that fails fails the start."""
     workdir: str = "/workspace"
+    submission: str | None = Field(default=None, min_length=1)
+    """Command that prints what the agent hands in (``git diff``, say), run when it has submitted,
+    before any test: the trajectory keeps it, and equal ones are one answer."""
     evaluation: Evaluation | None = None
     regression_tests: list[Check] = Field(default_factory=list, max_length=256)
     """Tests that passed before the agent began, for ``selection.rule`` ``hybrid``. They run one

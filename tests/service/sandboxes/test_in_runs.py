@@ -64,6 +64,7 @@ async def test_the_tasks_own_tests_run_in_what_the_agent_left(
                 Check(command="sleep 1000", timeout=0.5),
             ],
             "generated_tests": [Check(command="grep -q done state && test -e old/test.sh")],
+            "submission": "tail -n 1 state",
             "evaluation": Evaluation(command="grep -q done state", files={"evaluated": ""}),
         }
     )
@@ -77,5 +78,6 @@ async def test_the_tasks_own_tests_run_in_what_the_agent_left(
         MemoryJournal(),
     )
     [trajectory] = (await asyncio.wait_for(run.run(), 60)).trajectories
+    assert trajectory.submission == "done\n"
     assert (trajectory.regression_passed, trajectory.generated_passed) == (1, 1)
     assert (trajectory.exit_status, trajectory.reward) == ("Submitted", 1.0)
