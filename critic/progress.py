@@ -39,11 +39,12 @@ class TrainingRun:
         tokenizer: Any,
         examples: list[Example],
         *,
+        init: str,
         patience: int | None,
         honest: bool,
     ) -> None:
-        """``settings`` and ``examples`` decide every step: a training is taken up only by one of
-        the same. ``patience``: evaluations without a better one after which it gives up.
+        """``init``, ``settings`` and ``examples`` decide every step: a training is taken up only by
+        one of the same. ``patience``: evaluations without a better one after which it gives up.
         ``honest``: whether it is measured on tasks that it is not trained on."""
         self.out, self.accelerator, self.card, self.tokenizer = out, accelerator, card, tokenizer
         self.step = 0
@@ -52,7 +53,7 @@ class TrainingRun:
         self._worse = 0
         self._seconds = 0.0
         self._began = time.monotonic()
-        self._fingerprint = _fingerprint(settings, examples)
+        self._fingerprint = _fingerprint(init, settings, examples)
 
     # ---- what accelerate saves with the weights
 
@@ -190,9 +191,9 @@ class TrainingRun:
         fresh.rmdir()
 
 
-def _fingerprint(settings: BaseModel, examples: list[Example]) -> str:
-    """Of what decides every step: settings and data."""
-    digest = hashlib.blake2b(settings.model_dump_json().encode(), digest_size=16)
+def _fingerprint(init: str, settings: BaseModel, examples: list[Example]) -> str:
+    """Of what decides every step: where it begins, settings and data."""
+    digest = hashlib.blake2b(f"{init} {settings.model_dump_json()}".encode(), digest_size=16)
     for example in examples:
         digest.update(f"{example.task_id} {example.reward} {example.length}".encode())
     return digest.hexdigest()

@@ -110,6 +110,7 @@ def train(
         card,
         renderer.tokenizer,
         training,
+        init=str(init),
         patience=settings.patience,
         honest=bool(held_out),
     )

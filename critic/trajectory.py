@@ -24,7 +24,7 @@ def read_trajectories(path: str | Path) -> Iterator[Trajectory]:
 
     Raises: ``CriticInputError`` naming the line that is not a trajectory.
     """
-    with Path(path).open(encoding="utf-8") as lines:
+    with Path(path).open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue

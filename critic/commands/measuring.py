@@ -17,7 +17,9 @@ from rich.progress import Progress, TextColumn
 from critic.commands.shared import AsJson, CriticFolder, Data, errors, trajectories_of
 from critic.errors import CriticInputError, HistoryTooLong
 
-Ns = Annotated[list[int] | None, typer.Option("-n", help="N to choose one of; several times.")]
+Ns = Annotated[
+    list[int] | None, typer.Option("-n", min=1, help="N to choose one of; several times.")
+]
 
 
 def evaluate(
@@ -43,6 +45,8 @@ def evaluate(
     from critic.reporting import quality_table, write_report
     from critic.scoring import Scorer
 
+    if report is not None and report.is_dir():
+        raise CriticInputError(f"--report {report} is a folder; give a file")
     if calibrate is not None and calibrate not in FITS:
         raise CriticInputError(f"--calibrate is one of {', '.join(FITS)}; got {calibrate!r}")
     scorer = Scorer(critic)

@@ -20,7 +20,10 @@ from critic.trajectory import Trajectory, read_trajectories
 
 errors = Console(stderr=True)
 
-Data = Annotated[list[Path], typer.Option("--data", exists=True, help="Trajectories, JSON lines.")]
+Data = Annotated[
+    list[Path],
+    typer.Option("--data", exists=True, dir_okay=False, help="Trajectories, JSON lines."),
+]
 CriticFolder = Annotated[Path, typer.Option("--critic", exists=True, help="Folder of the critic.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 

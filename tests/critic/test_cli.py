@@ -1,5 +1,6 @@
 """``python -m critic``, as documented."""
 
+import gzip
 import json
 import signal
 import subprocess
@@ -187,11 +188,14 @@ def test_ablate(folder, critic, tmp_path):
 
 def test_what_is_wrong_is_one_line(folder, critic):
     (folder / "broken.jsonl").write_text('{"task_id": 1}\n')
+    (folder / "packed.jsonl").write_bytes(gzip.compress(b"{}"))
     for words, message in (
         (["eval", "--critic", folder / "policy", "--data", folder / "rollouts.jsonl"],
          "a critic is a sequence classification checkpoint"),
         (["train", "--init", folder / "policy", "--data", folder / "broken.jsonl",
           "--out", folder / "x"], "broken.jsonl:1: task_id"),
+        (["train", "--init", folder / "policy", "--data", folder / "packed.jsonl",
+          "--out", folder / "x"], "packed.jsonl:1: "),
     ):  # fmt: skip
         done = critic(*words)
         assert done.code == 1
