@@ -32,9 +32,9 @@ async def test_every_trajectory_of_every_finished_run_with_its_decisions(
         runs = [await client.run(TASK, TWO) for _ in range(2)]
         made = [t for run in runs for t in await client.trajectories(run.id)]
     counts = await imported(url, tmp_path)
-    assert (counts.rows, counts.kept, counts.rejected) == (4, 4, 0)
+    assert counts.rows == counts.kept >= 4  # other tests have left runs in this Redis
     kept = {t.id: t for t in read_trajectories(tmp_path / "out.jsonl")}
-    assert kept == {t.id: t for t in made}
+    assert [kept[t.id] for t in made] == made
     assert len(kept[made[0].id].steps[0].decision.candidates) == 2
 
 
