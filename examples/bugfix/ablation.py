@@ -1,22 +1,39 @@
 """`make ablate`: what each setting of the critic's training is worth, on the demo's tasks. It runs
 `pilotfish-critic ablate` on the rollouts of `make retrain` and judges on those of
-`make experiment`. Hours on two cores; taken up where it was left.
+`make experiment`. What changes Q before the last turn only (lambda, gamma) is then measured under
+lookahead, since selection does not read it. Hours on two cores; taken up where it was left.
 
-    python -m examples.bugfix.ablation
+    python -m examples.bugfix.ablation                    # both
+    python -m examples.bugfix.ablation --only lookahead   # with the critics that are there
 """
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from critic.__main__ import main as critic
-from critic.ablation import compare, read_found
-from critic.reporting import ablation_plots, ablation_table
+from critic.ablation import BASE, Found, compare, read_found
+from critic.reporting import ablation_plots, ablation_table, percent
+from critic.statistics import difference
+from examples.bugfix.collect import MAX_MODEL_LEN, POLICY_ARGUMENTS, collect, strategy, tasks_of
+from examples.bugfix.plots import interval
 from examples.bugfix.recipe import BUILD, TUNED
+from examples.bugfix.results import read_attempts, results
+from pilotfish import AsyncPilotfish
+from search.errors import SearchError
+from service.local.stack import StackSettings, local_stack
 
 FOLDER = BUILD / "ablation"
 SEEDS = 3
+LOOKAHEAD = BUILD / "experiment" / "ablation"
+"""Trajectories under lookahead with some of the critics, a file each."""
+BEFORE_THE_LAST_TURN = (BASE, "lam", "gamma")
+ATTEMPTS = 2
 ARGUMENTS = [
     *("--init", str(TUNED), "--data", str(BUILD / "round-1.jsonl"), "--share", "0.45"),
     *("--judge-on", str(BUILD / "experiment" / "k1-seed0.jsonl"), "--out", str(FOLDER)),
@@ -29,6 +46,36 @@ ARGUMENTS = [
 ]
 
 
+def name_of(found: Found) -> str:
+    """Of its critic's folder."""
+    told = BASE if found.factor == BASE else f"{found.factor}={found.value}"
+    return f"{told}-seed{found.seed}"
+
+
+def under_lookahead() -> list[Found]:
+    """The critics to measure under lookahead, of those that are there: one seed of each."""
+    every = [one for one in read_found(FOLDER) if one.seed == 0]
+    return [one for one in every if one.factor in BEFORE_THE_LAST_TURN]
+
+
+async def measure(found: Found, *, at_once: int) -> None:
+    """Attempts at all held-out tasks under this critic's lookahead."""
+    out = LOOKAHEAD / f"{name_of(found)}.jsonl"
+    if out.exists() and sum(1 for _ in out.open()) >= ATTEMPTS * len(tasks_of("heldout")):
+        return
+    stack = StackSettings(
+        policy=TUNED,
+        policy_name="bugfix-policy",
+        critics={"critic": FOLDER / name_of(found)},
+        max_model_len=MAX_MODEL_LEN,
+        policy_arguments=POLICY_ARGUMENTS,
+        service={"concurrent_runs": at_once},
+    )
+    async with local_stack(stack, report=print) as up, AsyncPilotfish(up.url) as client:
+        plan = strategy(k=4, n=ATTEMPTS, seed=5000)
+        await collect(client, tasks_of("heldout"), plan, out, at_once=at_once, label=name_of(found))
+
+
 def section(images: Path) -> str:
     """Markdown of what was found so far; nothing where nothing was."""
     compared = compare(list(read_found(FOLDER)))
@@ -37,8 +84,34 @@ def section(images: Path) -> str:
     ablation_plots(compared, images)
     return "\n".join(
         ["## What the settings of training are worth", "", _INTRODUCTION,
-         ablation_table(compared), "![Ablation](images/ablation.png)", ""]
+         ablation_table(compared), "![Ablation](images/ablation.png)", "", *_lookahead()]
     )  # fmt: skip
+
+
+def _lookahead() -> list[str]:
+    files = {name_of(one): LOOKAHEAD / f"{name_of(one)}.jsonl" for one in under_lookahead()}
+    there = {name: path for name, path in files.items() if path.exists()}
+    base = there.get(f"{BASE}-seed0")
+    if base is None:
+        return []
+    alike = results([base], "default", slots=ATTEMPTS)
+    lines = [
+        "Under lookahead (K=4, two attempts at each task) with the critics of one seed:",
+        "",
+        "| critic | solved | beyond base | submitted | turns an attempt |",
+        "|---|---|---|---|---|",
+    ]
+    for name, path in there.items():
+        found = results([path], "default", slots=ATTEMPTS)
+        if found.tasks != alike.tasks:
+            continue  # it was cut short
+        gain = "" if path == base else percent(difference(found.outcomes, alike.outcomes))
+        turns = np.mean([len(attempt.qs) for attempt in read_attempts(path)])
+        lines.append(
+            f"| {name.removesuffix('-seed0').replace('=', ' = ')} | {percent(interval(found, 1))} "
+            f"| {gain} | {100 * found.submitted:.1f} | {turns:.1f} |"
+        )
+    return [*lines, ""]
 
 
 _INTRODUCTION = """\
@@ -52,8 +125,23 @@ A gamma below 1 and lambda change Q before the last turn; selection reads only t
 
 
 def main() -> None:
-    sys.argv = ["pilotfish-critic", "ablate", *ARGUMENTS, *sys.argv[1:]]
-    critic()
+    parser = argparse.ArgumentParser(description="What each setting of training is worth.")
+    parser.add_argument("--only", choices=("train", "lookahead"))
+    parser.add_argument("--at-once", type=int, default=8, help="runs at a time")
+    options = parser.parse_args()
+    if options.only != "lookahead":
+        sys.argv = ["pilotfish-critic", "ablate", *ARGUMENTS]
+        try:
+            critic()
+        except SystemExit as ended:
+            if ended.code:
+                raise
+    if options.only != "train":
+        for found in under_lookahead():
+            try:
+                asyncio.run(measure(found, at_once=options.at_once))
+            except SearchError as error:
+                raise SystemExit(f"error: {error}") from None
 
 
 if __name__ == "__main__":
