@@ -27,7 +27,7 @@ def ranking_by_share(found: Quality) -> bytes:
     _band(axes, shares, [row.auc for row in found.by_share], OTHER, "over all (AUC)")
     _band(axes, shares, [row.within_task for row in found.by_share], CRITIC, "within a task")
     axes.axhline(0.5, color=FAINT, lw=0.8, ls="--")
-    axes.set(xlabel="share of the trajectory's turns", ylabel="pairs ranked right", ylim=(0.4, 1))
+    axes.set(xlabel="share of the trajectory's turns", ylabel="pairs ranked right", ylim=(0, 1))
     return _png(figure, axes)
 
 
