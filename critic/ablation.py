@@ -147,15 +147,16 @@ def run_cell(
                 f"{result} is of other data or settings: give those again, or another --out"
             )
         return found
-    if not trained_file.exists():
+    trained = json.loads(trained_file.read_text()) if trained_file.exists() else {}
+    if trained.pop("about", None) != about:
         data = some_tasks(trajectories(), cell.data, salt=DATA)
         trained = train(init, data, out, cell.settings, progress=progress, stopped=stopped)
         if "stopped" in trained:
             return None
-        _write(trained_file, to_json(trained, inf_nan_mode="null"))
+        _write(trained_file, to_json({"about": about, **trained}, inf_nan_mode="null"))
     first_attempts = (t for t in judged_on() if t.attempt == 0)
     found = found_of(cell, list(judge(Scorer(out), first_attempts)))
-    found.about, found.trained = about, json.loads(trained_file.read_text())
+    found.about, found.trained = about, trained
     _write(result, found.model_dump_json(indent=1).encode())
     return found
 
@@ -205,29 +206,27 @@ def compare(found: Sequence[Found], *, draws: int = 2000) -> list[Compared]:
 
 
 def _compared(group: dict[int, Found], base: dict[int, Found], draws: int) -> Compared:
-    some = next(iter(group.values()))
+    every = list(group.values())
+    some = every[0]
     paired = sorted(group.keys() & base.keys())
     options = {"draws": draws, "resample_attempts": False}
     best, beyond, by_seed = {}, {}, {}
     for n in some.best_of:
-        every = list(group.values())
-        means = _over_seeds(every, n, _tasks(every, n))
+        if not (tasks := _tasks(every, n)):
+            continue
+        means = _over_seeds(every, n, tasks)
         best[n] = bootstrap(success, means, **options)  # type: ignore[arg-type]
         by_seed[n] = [float(np.mean(list(group[seed].best_of[n].values()))) for seed in group]
-        if paired and n in base[paired[0]].best_of:
-            ours, theirs = ([found[seed] for seed in paired] for found in (group, base))
-            tasks = _tasks([*ours, *theirs], n)
-            if tasks:
-                beyond[n] = difference(
-                    _over_seeds(ours, n, tasks), _over_seeds(theirs, n, tasks), **options
-                )
+        ours, theirs = ([found[seed] for seed in paired] for found in (group, base))
+        if paired and (common := _tasks([*ours, *theirs], n)):
+            beyond[n] = difference(
+                _over_seeds(ours, n, common), _over_seeds(theirs, n, common), **options
+            )
     return Compared(
         factor=some.factor,
         value=some.value,
         seeds=len(group),
-        metrics={
-            name: _mean([one.metrics[name] for one in group.values()]) for name in some.metrics
-        },
+        metrics={name: _mean([one.metrics[name] for one in every]) for name in some.metrics},
         best_of=best,
         by_seed=by_seed,
         beyond_base=beyond,
