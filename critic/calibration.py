@@ -16,6 +16,8 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from critic.logits import sigmoid
+
 _EDGE = 1e-6
 
 
@@ -30,7 +32,7 @@ class Platt(BaseModel):
 
     def apply(self, q: float) -> float:
         """The probability in [0, 1] of a Q in [0, 1]."""
-        return _sigmoid(self.slope * _logit(q) + self.offset)
+        return sigmoid(self.slope * _logit(q) + self.offset)
 
 
 class Isotonic(BaseModel):
@@ -105,7 +107,3 @@ def _checked(q: Sequence[float], outcome: Sequence[float]) -> np.ndarray:
 def _logit(q: float) -> float:
     inside = min(1 - _EDGE, max(_EDGE, q))
     return math.log(inside / (1 - inside))
-
-
-def _sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from critic.calibration import Calibration
 from critic.errors import CriticInputError
+from critic.logits import sigmoid, softmax
 from critic.rendering import RENDERING_VERSION, Renderer
 from critic.splitting import is_held_out
 
@@ -61,13 +61,11 @@ class CriticCard(BaseModel):
     def uncalibrated_q(self, logits: Sequence[float]) -> float:
         """The model's own Q, which it was trained to give."""
         if self.activation == "expectation":
-            top = max(logits)
-            weights = [math.exp(logit - top) for logit in logits]
             middles = ((i + 0.5) / len(logits) for i in range(len(logits)))
-            return sum(w * m for w, m in zip(weights, middles, strict=True)) / sum(weights)
+            return sum(p * m for p, m in zip(softmax(logits), middles, strict=True))
         [raw] = logits
         if self.activation == "sigmoid":
-            return 1 / (1 + math.exp(-raw)) if raw >= 0 else math.exp(raw) / (1 + math.exp(raw))
+            return sigmoid(raw)
         return min(1.0, max(0.0, raw))
 
 

@@ -62,10 +62,10 @@ class Judged:
 
 
 def answer_of(trajectory: Trajectory) -> str:
-    """What it handed in; where that is not known, all that it said."""
+    """What it handed in; where that is not known, all that it said and called."""
     if trajectory.submission is not None:
         return trajectory.submission
-    return "\0".join(step.decision.message.text for step in trajectory.steps)
+    return "\0".join(step.decision.message.action_key for step in trajectory.steps)
 
 
 def recorded(trajectories: Iterable[Trajectory], *, answer: Answer = answer_of) -> Iterator[Judged]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 
 from critic.errors import HistoryTooLong
 from critic.reselection import Reconsidered, Redecided
 from critic.scoring import Scorer
 from critic.trajectory import Trajectory
-from pilotfish import Candidate, Decision, Message
+from pilotfish import Candidate, Decision
 
 
 def redecided(
@@ -43,7 +42,7 @@ def _redecided(
         messages = [c.message for c in different.values() if c.message is not None]
         qs = scorer.score(state, messages, policy=trajectory.policy)
         _, choice = max(zip(qs, different, strict=True), key=lambda pair: pair[0])
-        executed = _key(step.decision.message)
+        executed = step.decision.message.action_key
         found.append(
             Reconsidered(
                 same=choice == executed,
@@ -60,10 +59,5 @@ def _different(decision: Decision) -> dict[str, Candidate]:
     found: dict[str, Candidate] = {}
     for candidate in decision.candidates:
         if candidate.message is not None:
-            found.setdefault(_key(candidate.message), candidate)
+            found.setdefault(candidate.message.action_key, candidate)
     return found
-
-
-def _key(message: Message) -> str:
-    calls = [call.get("function") for call in message.tool_calls or []]
-    return json.dumps([message.content, calls], sort_keys=True, default=str)

@@ -9,7 +9,6 @@ is settled. So a step costs its slowest candidate and one scoring of that candid
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import random
 import time
@@ -149,7 +148,7 @@ class _Step:
         self._under_way = sample.under_way
         if sample.message is None or self.critic is None:
             return
-        first = self._first_of.setdefault(action_key(sample.message), sample.index)
+        first = self._first_of.setdefault(sample.message.action_key, sample.index)
         if first != sample.index:
             candidate.duplicate_of = first
             candidate.q = self.candidates[first].q
@@ -241,15 +240,9 @@ class _Step:
         return best, "argmax"
 
 
-def action_key(message: Message) -> str:
-    """What two candidates must share to be equal: their text, and names and arguments of tools."""
-    calls = [call.get("function") for call in message.tool_calls or []]
-    return json.dumps([message.content, calls], sort_keys=True, default=str)
-
-
 def _key(candidate: Candidate) -> str:
     assert candidate.message is not None
-    return action_key(candidate.message)
+    return candidate.message.action_key
 
 
 def _by_q(candidate: Candidate) -> tuple[float, float, int]:

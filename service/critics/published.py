@@ -3,10 +3,10 @@ vLLM's pooling runner. Knows nothing of search."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from critic.checkpoint import read_tokenizer
+from critic.logits import sigmoid, softmax
 from critic.rendering import Renderer
 from search.errors import CriticError
 from service.critics.classify import ClassifyCritic
@@ -31,21 +31,3 @@ class PublishedCritic(ClassifyCritic):
 def renderer_of(settings: ClassifyCriticSettings) -> Renderer:
     """By the tokenizer's chat template. Raises: ``CriticInputError``."""
     return Renderer(read_tokenizer(settings.tokenizer), max_tokens=settings.max_tokens)
-
-
-def sigmoid(logit: float) -> float:
-    """
-    >>> sigmoid(0.0), sigmoid(-1000.0)
-    (0.5, 0.0)
-    """
-    return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
-
-
-def softmax(logits: Sequence[float]) -> list[float]:
-    """
-    >>> softmax([1000.0, 1000.0])
-    [0.5, 0.5]
-    """
-    top = max(logits)
-    weights = [math.exp(logit - top) for logit in logits]
-    return [weight / sum(weights) for weight in weights]

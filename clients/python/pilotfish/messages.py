@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -27,6 +28,12 @@ class Message(BaseModel):
             return self.content
         parts = self.content or []
         return "".join(p.get("text") or "" for p in parts if p.get("type") in (None, "text"))
+
+    @property
+    def action_key(self) -> str:
+        """What two turns must share to be equal: their text, and names and arguments of tools."""
+        calls = [call.get("function") for call in self.tool_calls or []]
+        return json.dumps([self.content, calls], sort_keys=True, default=str)
 
     def wire(self) -> dict[str, Any]:
         """The message as it goes over HTTP: without the fields that were never set."""
