@@ -40,8 +40,8 @@ def average_precision(q: ArrayLike, outcome: ArrayLike) -> float:
     """Area under precision by recall, in steps: the mean, over successes, of the precision among
     all that have at least their Q. NaN without a success.
 
-    >>> average_precision([0.9, 0.5, 0.1], [1, 0, 1])
-    0.8333333333333334
+    >>> round(average_precision([0.9, 0.5, 0.1], [1, 0, 1]), 4)
+    0.8333
     """
     values, won = np.asarray(q, dtype=float), np.asarray(outcome, dtype=bool)
     if not won.any():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from critic.evaluation import auc, brier, calibration, ece, within_task
+from critic.evaluation import auc, average_precision, brier, calibration, ece, within_task
 
 pairs = st.lists(st.tuples(st.sampled_from([0.0, 0.2, 0.5, 1.0]), st.booleans()), min_size=2)
 
@@ -20,6 +20,17 @@ def test_auc_is_the_share_of_pairs_ranked_right(rows):
         return
     right = [(w > x) + 0.5 * (w == x) for w in wins for x in losses]
     assert measured == pytest.approx(np.mean(right))
+
+
+@given(pairs)
+def test_average_precision_is_the_mean_over_successes_of_the_precision_at_their_q(rows):
+    wins = [q for q, won in rows if won]
+    measured = average_precision([q for q, _ in rows], [won for _, won in rows])
+    if not wins:
+        assert np.isnan(measured)
+        return
+    precisions = [np.mean([won for q, won in rows if q >= win]) for win in wins]
+    assert measured == pytest.approx(np.mean(precisions))
 
 
 def test_calibration_error_is_zero_when_q_is_the_rate():
