@@ -78,28 +78,28 @@ def failed_q(found: Hacking) -> bytes:
 
 
 def ablation(compared: Sequence[Compared], n: int) -> bytes:
-    """Success of the critic's choice of ``n`` by the values of each factor, with the base's."""
-    factors = list(dict.fromkeys(row.factor for row in compared if row.factor != BASE))
-    base = next((row.best_of[n] for row in compared if row.factor == BASE), None)
+    """What the critic's choice of ``n`` solves beyond the base's, paired by task, by the values of
+    each factor: the intervals of the two alone are wide with the tasks that both share."""
+    rows = [row for row in compared if row.factor != BASE and n in row.beyond_base]
+    factors = list(dict.fromkeys(row.factor for row in rows))
     columns = min(3, len(factors)) or 1
     lines = -(-len(factors) // columns) or 1
     figure, grid = plt.subplots(
         lines, columns, figsize=(3.4 * columns, 2.8 * lines), squeeze=False, sharey=True
     )
     for axes, factor in zip(grid.flat, factors, strict=False):
-        rows = [row for row in compared if row.factor == factor]
-        found = [row.best_of[n] for row in rows]
-        axes.errorbar([row.value for row in rows], [e.value for e in found], _errors(found),
+        own = [row for row in rows if row.factor == factor]
+        found = [row.beyond_base[n] for row in own]
+        axes.axhline(0, color=FAINT, lw=1)
+        axes.errorbar([row.value for row in own], [e.value for e in found], _errors(found),
                       fmt="o", capsize=4, color=CRITIC)  # fmt: skip
-        if base is not None:
-            axes.axhspan(base.low, base.high, color=FAINT, alpha=0.25, lw=0)
-            axes.axhline(base.value, color=FAINT, lw=1)
         axes.set(title=factor)
+        axes.margins(x=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in grid.flat[len(factors) :]:
         axes.axis("off")
     for row_of_axes in grid:
-        row_of_axes[0].set_ylabel(f"solved, best of {n}")
+        row_of_axes[0].set_ylabel(f"solved beyond base, best of {n}")
     return _drawn(figure)
 
 
