@@ -18,10 +18,11 @@ from torch import Tensor
 
 from critic.checkpoint import read_renderer
 from critic.data import Example, by_length, example_of, plan_steps, prepare
+from critic.devices import accelerator_of_here
 from critic.model import freeze_embeddings, load
 from critic.rendering import Rendered
 from critic.settings import TrainingSettings
-from critic.training import accelerator_of_here, accumulate, train
+from critic.training import accumulate, train
 from pilotfish import Trajectory
 
 

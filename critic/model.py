@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from critic.checkpoint import CriticCard, read_card
 from critic.losses import expectation
@@ -24,6 +25,8 @@ class ValueModel(nn.Module):
     def __init__(self, network: Any, activation: str) -> None:
         super().__init__()
         self.network, self.activation = network, activation
+        self._no_split_modules = network._no_split_modules
+        """Names of the layers' classes: the units of a sharded model."""
 
     def forward(self, ids_BL: Tensor, at_P2: Tensor) -> Tensor:
         """The head's logits, (P, C), at the given (row, position) pairs: what serving would answer
@@ -35,8 +38,7 @@ class ValueModel(nn.Module):
         hidden_BLH = self.network.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state
         read = hidden_BLH[at_P2[:, 0], at_P2[:, 1]]
         with torch.autocast(read.device.type, enabled=False):  # else values near each other are one
-            raw: Tensor = self.network.score(read.to(self.network.score.weight.dtype))
-        return raw.float()
+            return linear(read.float(), self.network.score.weight.float())
 
     def q(self, raw_PC: Tensor) -> Tensor:
         """Q, (P,), of the head's logits, before calibration."""

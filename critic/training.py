@@ -13,7 +13,7 @@ whole step. So a training that was stopped and taken up, and one on several proc
 steps as one that was not.
 
 Run it: ``python -m critic train --init POLICY --data runs.jsonl --out critic/``; on several devices
-behind ``accelerate launch -m``, with FSDP by accelerate's own options.
+behind ``accelerate launch -m``, sharded with its ``--use_fsdp --fsdp_version 2``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedType, set_seed
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -34,6 +34,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from critic import losses
 from critic.checkpoint import CriticCard, read_renderer
 from critic.data import Example, Prepared, collate, plan_steps, prepare, split_by_task
+from critic.devices import accelerator_of_here
 from critic.errors import CriticInputError
 from critic.measuring import measure
 from critic.model import ValueModel, add_lora, freeze_embeddings, from_causal_lm, load
@@ -102,7 +103,7 @@ def train(
     warmup = math.ceil(len(plan) * settings.warmup)
     schedule = LambdaLR(optimizer, lambda step: cosine(step, len(plan), warmup))
     model, optimizer, schedule = accelerator.prepare(model, optimizer, schedule)
-    average = _average(model, settings)
+    average = _average(accelerator, model, settings)
     run = TrainingRun(
         Path(out),
         accelerator,
@@ -164,15 +165,6 @@ def cosine(step: int, steps: int, warmup: int) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def accelerator_of_here() -> Accelerator:
-    """On the GPUs of this process, or on its CPU."""
-    return Accelerator(
-        mixed_precision="bf16",
-        cpu=not torch.cuda.is_available(),
-        step_scheduler_with_optimizer=False,
-    )
 
 
 def accumulate(
@@ -258,9 +250,13 @@ def _values(accelerator: Accelerator, average: AveragedModel, batch: Any) -> Ten
     return _q(accelerator, average.module, raw)
 
 
-def _average(model: Any, settings: TrainingSettings) -> AveragedModel | None:
+def _average(
+    accelerator: Accelerator, model: Any, settings: TrainingSettings
+) -> AveragedModel | None:
     if settings.target_network == "online":
         return None
+    if accelerator.distributed_type == DistributedType.FSDP:
+        raise CriticInputError("an averaged target network cannot be sharded: use the online one")
     mixed = get_ema_multi_avg_fn(settings.ema)  # type: ignore[no-untyped-call]
     return AveragedModel(model, multi_avg_fn=mixed)
 

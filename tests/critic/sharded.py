@@ -1,0 +1,31 @@
+"""``python -m critic``, with accelerate made to take CPUs with gloo for GPUs: it shards on those
+only, and torch's FSDP does on both. What each process holds goes to stderr.
+
+    accelerate launch --use_fsdp ... tests/critic/sharded.py train ...
+"""
+
+import sys
+
+from accelerate import Accelerator
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+from torch.distributed.fsdp import FSDPModule
+
+from critic import devices, training
+from critic.__main__ import main
+
+accumulate = training.accumulate
+
+
+def told_once(accelerator, model, *rest):
+    units = sum(isinstance(module, FSDPModule) for module in model.modules())
+    kinds = {type(weight).__name__ for weight in model.parameters()}
+    print(f"{accelerator.distributed_type} units={units} {sorted(kinds)}", file=sys.stderr)
+    training.accumulate = accumulate
+    return accumulate(accelerator, model, *rest)
+
+
+PartialState._prepare_backend = lambda self, *_: ("gloo", DistributedType.MULTI_GPU)
+devices.Accelerator = lambda **options: Accelerator(**options | {"cpu": False})
+training.accumulate = told_once
+main()
