@@ -33,6 +33,7 @@ DATA = "data"
 """The factor that is no setting: the share of the tasks trained on."""
 NS = (5, 10)
 HALF = 0.5
+_RESULT = "result.json"
 
 Trajectories = Callable[[], Iterable[Trajectory]]
 """Gives them anew each time."""
@@ -137,16 +138,11 @@ def run_cell(
 
     Raises: ``CriticInputError`` where its folder has a result of other data or settings.
     """
-    out = folder / cell.name
-    trained_file, result = out / "trained.json", out / "result.json"
-    about = f"{about} data={cell.data:g} {cell.settings.model_dump_json()}"
-    if result.exists():
-        found = Found.model_validate_json(result.read_text())
-        if found.about != about:
-            raise CriticInputError(
-                f"{result} is of other data or settings: give those again, or another --out"
-            )
+    if found := result_of(cell, folder, about=about):
         return found
+    out = folder / cell.name
+    trained_file = out / "trained.json"
+    about = _about(cell, about)
     trained = json.loads(trained_file.read_text()) if trained_file.exists() else {}
     if trained.pop("about", None) != about:
         data = some_tasks(trajectories(), cell.data, salt=DATA)
@@ -157,8 +153,28 @@ def run_cell(
     first_attempts = (t for t in judged_on() if t.attempt == 0)
     found = found_of(cell, list(judge(Scorer(out), first_attempts)))
     found.about, found.trained = about, trained
-    _write(result, found.model_dump_json(indent=1).encode())
+    _write(out / _RESULT, found.model_dump_json(indent=1).encode())
     return found
+
+
+def result_of(cell: Cell, folder: Path, *, about: str = "") -> Found | None:
+    """What a critic was found to be; ``None`` where it was not yet.
+
+    Raises: ``CriticInputError`` where its folder has a result of other data or settings.
+    """
+    result = folder / cell.name / _RESULT
+    if not result.exists():
+        return None
+    found = Found.model_validate_json(result.read_text())
+    if found.about != _about(cell, about):
+        raise CriticInputError(
+            f"{result} is of other data or settings: give those again, or another --out"
+        )
+    return found
+
+
+def _about(cell: Cell, data: str) -> str:
+    return f"{data} data={cell.data:g} {cell.settings.model_dump_json()}"
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -245,7 +261,7 @@ def _over_seeds(found: Sequence[Found], n: int, tasks: Sequence[str]) -> np.ndar
 
 def read_found(folder: Path) -> Iterator[Found]:
     """All results in an ablation's folder, by name."""
-    for path in sorted(folder.glob("*/result.json")):
+    for path in sorted(folder.glob(f"*/{_RESULT}")):
         yield Found.model_validate(json.loads(path.read_text()))
 
 

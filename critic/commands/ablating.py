@@ -37,11 +37,14 @@ def ablate(
     base: Set = None,
     share: Annotated[float, typer.Option(help="Share of the tasks in the data to use.")] = 1.0,
     seeds: Annotated[int, typer.Option(min=1, help="Critics of each value.")] = 3,
+    part: Annotated[
+        str, typer.Option(help="I/N: every N-th critic from the I-th; N processes share --out.")
+    ] = "1/1",
     as_json: AsJson = False,
 ) -> None:
     """Train a critic for each value of each setting and each seed, judge all on the same
     trajectories, and report what each is worth. Ctrl-C stops it; the same command goes on."""
-    from critic.ablation import cells, compare, run_cell
+    from critic.ablation import cells, compare, result_of, run_cell
     from critic.reporting import ablation_plots, ablation_table
     from critic.splitting import some_tasks
 
@@ -50,12 +53,12 @@ def ablate(
     about = " ".join(
         [init.name, f"share={share:g}", *(f"{p.name}:{p.stat().st_size}" for p in data + judge_on)]
     )
-    found = []
+    first, step = _part(part)
     with interruptible() as interrupted:
-        for number, cell in enumerate(planned, start=1):
+        for number, cell in list(enumerate(planned, start=1))[first - 1 :: step]:
             errors.print(f"{number}/{len(planned)} {cell.name}")
             with training_bar() as show:
-                one = run_cell(
+                done = run_cell(
                     cell,
                     init,
                     lambda: some_tasks(trajectories_of(data), share),
@@ -65,15 +68,26 @@ def ablate(
                     progress=show,
                     stopped=interrupted.is_set,
                 )
-            if one is None:
+            if done is None:
                 end_stopped()
-            found.append(one)
+    there = [result_of(cell, out, about=about) for cell in planned]
+    found = [one for one in there if one is not None]
+    if len(found) < len(planned):
+        errors.print(f"{len(found)} of {len(planned)} are there; the other parts tell of all")
     compared = compare(found)
     told = to_json([row.model_dump() for row in compared], inf_nan_mode="null").decode()
     (out / "ablation.json").write_text(told + "\n")
     (out / "ablation.md").write_text(ablation_table(compared))
     ablation_plots(compared, out)
     print(told if as_json else ablation_table(compared))
+
+
+def _part(told: str) -> tuple[int, int]:
+    """(i, n) of ``i/n``."""
+    first, slash, step = told.partition("/")
+    if not slash or not first.isdigit() or not step.isdigit() or not 1 <= int(first) <= int(step):
+        raise CriticInputError(f"--part is I/N with I from 1 to N; got {told!r}")
+    return int(first), int(step)
 
 
 def _varied(vary: list[str] | None) -> dict[str, list[str | None]]:

@@ -5,6 +5,7 @@ lookahead, since selection does not read it. Hours on two cores; taken up where 
 
     python -m examples.bugfix.ablation                    # both
     python -m examples.bugfix.ablation --only lookahead   # with the critics that are there
+    OMP_NUM_THREADS=1 python -m examples.bugfix.ablation --only train --part 1/2   # and 2/2: faster
 """
 
 from __future__ import annotations
@@ -127,10 +128,11 @@ A gamma below 1 and lambda change Q before the last turn; selection reads only t
 def main() -> None:
     parser = argparse.ArgumentParser(description="What each setting of training is worth.")
     parser.add_argument("--only", choices=("train", "lookahead"))
+    parser.add_argument("--part", default="1/1", help="I/N: every N-th critic from the I-th")
     parser.add_argument("--at-once", type=int, default=8, help="runs at a time")
     options = parser.parse_args()
     if options.only != "lookahead":
-        sys.argv = ["pilotfish-critic", "ablate", *ARGUMENTS]
+        sys.argv = ["pilotfish-critic", "ablate", *ARGUMENTS, "--part", options.part]
         try:
             critic()
         except SystemExit as ended:

@@ -188,9 +188,14 @@ def test_ablate(folder, critic, tmp_path):
     command = ["ablate", "--init", folder / "policy", "--data", folder / "rollouts.jsonl",
                "--judge-on", judge_on, "--out", out, "--seeds", 1,
                "--set", "epochs=1", "--vary", "lam=0.7,1", "--vary", "data=0.9"]  # fmt: skip
+    half = critic(*command, "--part", "2/2")
+    assert half.code == 0, half.stderr
+    assert "1 of 3 are there" in half.stderr
+    assert [p.name for p in out.iterdir() if p.is_dir()] == ["lam=1-seed0"]
     told = critic(*command)
     assert told.code == 0, told.stderr
     assert "| lam = 1 | 1 |" in told.stdout
+    assert critic(*command, "--part", "3/2").code == 1
     assert {p.name for p in out.iterdir() if p.is_dir()} == {
         "base-seed0", "lam=1-seed0", "data=0.9-seed0"
     }  # fmt: skip
