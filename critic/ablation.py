@@ -20,6 +20,7 @@ from pydantic_core import to_json
 from critic.errors import CriticInputError
 from critic.evaluation import auc, brier, ece, within_task
 from critic.judged import Judged, by_task, judge
+from critic.judges import Local
 from critic.scoring import Scorer
 from critic.selecting import chosen_by_score, column
 from critic.settings import TrainingSettings
@@ -151,7 +152,7 @@ def run_cell(
             return None
         _write(trained_file, to_json({"about": about, **trained}, inf_nan_mode="null"))
     first_attempts = (t for t in judged_on() if t.attempt == 0)
-    found = found_of(cell, list(judge(Scorer(out), first_attempts)))
+    found = found_of(cell, list(judge(Local(Scorer(out)), first_attempts)))
     found.about, found.trained = about, trained
     _write(out / _RESULT, found.model_dump_json(indent=1).encode())
     return found

@@ -12,5 +12,14 @@ class NotAppendOnly(CriticInputError):
     pass."""
 
 
-class HistoryTooLong(CriticInputError):
+class NotJudged(CriticInputError):
+    """A critic has no Q of this history; of others it has."""
+
+    why = "not judged"
+    """For those who count."""
+
+
+class HistoryTooLong(NotJudged):
     """The history has more tokens than the critic reads."""
+
+    why = "too long"

@@ -7,19 +7,10 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 
-from accelerate import Accelerator
-
-from critic.data import Example, example_of
-from critic.errors import HistoryTooLong
-from critic.measuring import values_of
-from critic.scoring import Scorer
+from critic.errors import NotJudged
+from critic.judges import Judge, said
 from critic.trajectory import Trajectory
-
-AT_ONCE = 512
-"""Trajectories whose text is in memory together."""
-BATCH_TOKENS = 16_384
 
 Answer = Callable[[Trajectory], str]
 
@@ -77,28 +68,22 @@ def recorded(trajectories: Iterable[Trajectory], *, answer: Answer = answer_of) 
 
 
 def judge(
-    scorer: Scorer,
+    by: Judge,
     trajectories: Iterable[Trajectory],
     *,
     answer: Answer = answer_of,
-    batch_tokens: int = BATCH_TOKENS,
     left_out: Counter[str] | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Iterator[Judged]:
-    """Rewarded trajectories with the critic's own Q (before calibration) at every turn. What has no
-    turn, or is longer than the critic reads, is left out and counted in ``left_out``."""
+    """Rewarded trajectories with the judge's own Q at every turn. What has no turn, and what it
+    cannot judge (longer than it reads, say), is left out and counted in ``left_out``."""
     counted = Counter[str]() if left_out is None else left_out
-    accelerator = Accelerator(mixed_precision="bf16", cpu=scorer.device.type == "cpu")
-    pad = int(scorer.model.network.config.pad_token_id)
     rewarded = (t for t in trajectories if _can_be_judged(t, counted))
-    done = 0
-    while some := list(islice(rewarded, AT_ONCE)):
-        rendered = [(t, e) for t in some if (e := _example(scorer, t)) is not None]
-        counted["too long"] += len(some) - len(rendered)
-        found = values_of(accelerator, scorer.model, [e for _, e in rendered], batch_tokens, pad)
-        for (trajectory, _), qs in zip(rendered, found, strict=True):
+    for done, (trajectory, qs) in enumerate(said(by, rewarded), start=1):
+        if isinstance(qs, NotJudged):
+            counted[qs.why] += 1
+        else:
             yield _judged(trajectory, answer, qs)
-        done += len(some)
         progress(done)
 
 
@@ -121,14 +106,6 @@ def _can_be_judged(trajectory: Trajectory, left_out: Counter[str]) -> bool:
     elif not trajectory.steps:
         left_out["without a turn"] += 1
     return trajectory.reward is not None and bool(trajectory.steps)
-
-
-def _example(scorer: Scorer, trajectory: Trajectory) -> Example | None:
-    try:
-        windows = scorer.renderer.windows(trajectory.messages, policy=trajectory.policy)
-    except HistoryTooLong:
-        return None
-    return example_of(windows, trajectory.task_id, trajectory.reward or 0.0)
 
 
 def _judged(trajectory: Trajectory, answer: Answer, qs: Sequence[float]) -> Judged:

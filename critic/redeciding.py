@@ -1,24 +1,24 @@
-"""A critic reads the candidates that a decision log has kept. Knows no statistics."""
+"""A critic judges the candidates that a decision log has kept. Knows no statistics."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from critic.errors import HistoryTooLong
+from critic.errors import NotJudged
+from critic.judges import Judge
 from critic.reselection import Reconsidered, Redecided
-from critic.scoring import Scorer
 from critic.trajectory import Trajectory
 from pilotfish import Candidate, Decision
 
 
 def redecided(
-    scorer: Scorer,
+    by: Judge,
     trajectories: Iterable[Trajectory],
     *,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Iterator[Redecided]:
-    """Every rewarded trajectory that chose among candidates. Left out is what is longer than the
-    critic reads, and what chose without scoring all candidates."""
+    """Every rewarded trajectory that chose among candidates. Left out is what it
+    cannot judge, and what chose without scoring all candidates."""
     done = 0
     for trajectory in trajectories:
         steps = [_different(step.decision) for step in trajectory.steps]
@@ -26,21 +26,19 @@ def redecided(
         if trajectory.reward is None or not scored or all(len(found) < 2 for found in steps):
             continue
         try:
-            yield _redecided(scorer, trajectory, steps)
-        except HistoryTooLong:
+            yield _redecided(by, trajectory, steps)
+        except NotJudged:
             continue
         done += 1
         progress(done)
 
 
-def _redecided(
-    scorer: Scorer, trajectory: Trajectory, steps: list[dict[str, Candidate]]
-) -> Redecided:
+def _redecided(by: Judge, trajectory: Trajectory, steps: list[dict[str, Candidate]]) -> Redecided:
     state = list(trajectory.prefix)
     found: list[Reconsidered] = []
     for step, different in zip(trajectory.steps, steps, strict=True):
         messages = [c.message for c in different.values() if c.message is not None]
-        qs = scorer.score(state, messages, policy=trajectory.policy)
+        qs = by.score(state, messages, policy=trajectory.policy)
         _, choice = max(zip(qs, different, strict=True), key=lambda pair: pair[0])
         executed = step.decision.message.action_key
         found.append(

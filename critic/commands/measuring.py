@@ -14,8 +14,8 @@ from pydantic_core import to_json
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from critic.commands.shared import AsJson, CriticFolder, Data, errors, trajectories_of
-from critic.errors import CriticInputError, HistoryTooLong
+from critic.commands.shared import AsJson, Critic, Data, Name, errors, trajectories_of
+from critic.errors import CriticInputError, NotJudged
 
 Ns = Annotated[
     list[int] | None, typer.Option("-n", min=1, help="N to choose one of; several times.")
@@ -23,8 +23,9 @@ Ns = Annotated[
 
 
 def evaluate(
-    critic: CriticFolder,
+    critic: Critic,
     data: Data,
+    name: Name = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report with plots.")] = None,
     calibrate: Annotated[
         str | None,
@@ -41,34 +42,37 @@ def evaluate(
     from critic.checkpoint import write_card
     from critic.hacking import mean_failed_q
     from critic.judged import calibrated, judge
+    from critic.judges import Local, judge_at
     from critic.quality import FITS, NS, fit_calibration, quality
     from critic.reporting import quality_table, write_report
-    from critic.scoring import Scorer
 
     if report is not None and report.is_dir():
         raise CriticInputError(f"--report {report} is a folder; give a file")
     if calibrate is not None and calibrate not in FITS:
         raise CriticInputError(f"--calibrate is one of {', '.join(FITS)}; got {calibrate!r}")
-    scorer = Scorer(critic)
     trajectories, left_out = trajectories_of(data), Counter[str]()
-    if held_out and not scorer.card.held_out:
-        raise CriticInputError(f"{critic / 'critic.json'} says of no task that it was held out")
-    if held_out:
-        trajectories = (t for t in trajectories if scorer.card.held_out_task(t.task_id))
-    with _counting("judging") as progress:
-        judged = list(judge(scorer, trajectories, left_out=left_out, progress=progress))
+    with judge_at(critic, name, raw=calibrate is not None) as by:
+        card = by.card if isinstance(by, Local) else None
+        if card is None and (calibrate or held_out):
+            raise CriticInputError("--calibrate and --held-out need the critic's own folder")
+        if held_out and card is not None:
+            if not card.held_out:
+                raise CriticInputError(f"{critic}/critic.json says of no task that it was held out")
+            trajectories = (t for t in trajectories if card.held_out_task(t.task_id))
+        with _counting("judging") as progress:
+            judged = list(judge(by, trajectories, left_out=left_out, progress=progress))
     if told := ", ".join(f"{count} {why}" for why, count in left_out.items() if count):
         errors.print(f"left out: {told}")
-    if calibrate is not None:
-        scorer.card.calibration = fit_calibration(judged, calibrate)
-        scorer.card.failed_q = mean_failed_q(calibrated(judged, scorer.card.calibration.apply))
-        write_card(critic, scorer.card)
-        errors.print(f"wrote the {calibrate} calibration to {critic / 'critic.json'}")
-    if scorer.card.calibration is not None and calibrate is None:
-        judged = calibrated(judged, scorer.card.calibration.apply)
+    if calibrate is not None and card is not None:
+        card.calibration = fit_calibration(judged, calibrate)
+        card.failed_q = mean_failed_q(calibrated(judged, card.calibration.apply))
+        write_card(critic, card)
+        errors.print(f"wrote the {calibrate} calibration to {critic}/critic.json")
     found = quality(judged, ns=tuple(n or NS))
     if report is not None:
-        write_report(found, report, critic=critic.name, data=[path.name for path in data])
+        write_report(
+            found, report, critic=name or Path(critic).name, data=[path.name for path in data]
+        )
         errors.print(f"wrote {report}")
     if as_json:
         print(found.model_dump_json())
@@ -77,8 +81,9 @@ def evaluate(
 
 
 def reselect(
-    critic: CriticFolder,
+    critic: Critic,
     data: Data,
+    name: Name = None,
     n: Ns = None,
     decisions: Annotated[
         bool, typer.Option(help="Also judge the candidates of every step again.")
@@ -88,29 +93,31 @@ def reselect(
     """What another critic would have chosen of recorded trajectories and candidates, and what that
     changes in success. Needs neither policy nor sandbox."""
     from critic.judged import judge, recorded
+    from critic.judges import judge_at
     from critic.quality import NS
     from critic.redeciding import redecided
     from critic.reporting import reselection_table
     from critic.reselection import redecide
     from critic.reselection import reselect as again
-    from critic.scoring import Scorer
 
-    scorer = Scorer(critic)
     before = list(recorded(trajectories_of(data)))
     if not before:
         raise CriticInputError(
             "no trajectory in the data has a reward and the Q of another critic; to measure a "
             "critic on trajectories that nobody scored, use eval"
         )
-    with _counting("judging trajectories") as progress:
-        after = list(judge(scorer, trajectories_of(data), progress=progress))
-    if not after:  # of a pipe, which is read once, say
-        raise CriticInputError(f"{', '.join(map(str, data))}: nothing that this critic can judge")
-    rows = again(before, after, tuple(n or NS))
-    told = None
-    if decisions:
-        with _counting("judging decisions of trajectories") as progress:
-            told = redecide(redecided(scorer, trajectories_of(data), progress=progress))
+    with judge_at(critic, name) as by:
+        with _counting("judging trajectories") as progress:
+            after = list(judge(by, trajectories_of(data), progress=progress))
+        if not after:  # of a pipe, which is read once, say
+            raise CriticInputError(
+                f"{', '.join(map(str, data))}: nothing that this critic can judge"
+            )
+        rows = again(before, after, tuple(n or NS))
+        told = None
+        if decisions:
+            with _counting("judging decisions of trajectories") as progress:
+                told = redecide(redecided(by, trajectories_of(data), progress=progress))
     if as_json:
         found: dict[str, Any] = {"selection": [row.model_dump() for row in rows]}
         found |= {"decisions": told.model_dump() if told else None}
@@ -119,18 +126,14 @@ def reselect(
         _wide().print(*reselection_table(rows, told), sep="\n")
 
 
-def score(critic: CriticFolder, data: Data) -> None:
+def score(critic: Critic, data: Data, name: Name = None) -> None:
     """Print Q at every agent turn of each trajectory, a JSON line each."""
-    from critic.scoring import Scorer
+    from critic.judges import judge_at, said
 
-    scorer = Scorer(critic)
-    for trajectory in trajectories_of(data):
-        told: dict[str, Any] = {"id": trajectory.id, "task_id": trajectory.task_id}
-        try:
-            told["q"] = scorer.score_turns(trajectory.messages, policy=trajectory.policy)
-        except HistoryTooLong as error:
-            told["error"] = str(error)
-        print(json.dumps(told))
+    with judge_at(critic, name) as by:
+        for trajectory, qs in said(by, trajectories_of(data)):
+            found = {"error": str(qs)} if isinstance(qs, NotJudged) else {"q": qs}
+            print(json.dumps({"id": trajectory.id, "task_id": trajectory.task_id} | found))
 
 
 def _wide() -> Console:

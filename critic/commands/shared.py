@@ -24,7 +24,12 @@ Data = Annotated[
     list[Path],
     typer.Option("--data", exists=True, dir_okay=False, help="Trajectories, JSON lines."),
 ]
-CriticFolder = Annotated[Path, typer.Option("--critic", exists=True, help="Folder of the critic.")]
+Critic = Annotated[
+    str, typer.Option("--critic", help="Folder of the critic, or the URL of a service.")
+]
+Name = Annotated[
+    str | None, typer.Option(help="Which of the service's critics; without, its default.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 

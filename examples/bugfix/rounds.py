@@ -18,7 +18,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from critic.hacking import Hacking, hacking
-from critic.judged import Judged, calibrated, judge, recorded
+from critic.judged import Judged, judge, recorded
+from critic.judges import Local
 from critic.quality import Quality, quality
 from critic.redeciding import redecided
 from critic.reselection import Decisions, redecide
@@ -111,14 +112,12 @@ def compare(files: Files, first: Path = FIRST, second: Path = SECOND) -> Found:
         first=_round(files, one, files.under_first),
         second=_round(files, other, files.under_second),
         gain=difference(better, worse),
-        estimated=redecide(redecided(one, logs)),
+        estimated=redecide(redecided(Local(one), logs)),
     )
 
 
 def _round(files: Files, scorer: Scorer, guided: Path) -> Round:
-    alone = list(judge(scorer, _first_attempts(files.alone)))
-    if scorer.card.calibration is not None:  # what was recorded went through it
-        alone = calibrated(alone, scorer.card.calibration.apply)
+    alone = list(judge(Local(scorer), _first_attempts(files.alone)))
     searched: list[Judged] = list(recorded(_first_attempts(guided)))
     hacked = hacking([*alone, *searched])
     if hacked is None:
