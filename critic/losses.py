@@ -7,6 +7,8 @@ divide by.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -56,11 +58,17 @@ def ordering(logits_E: Tensor, reward_E: Tensor, tasks: list[str]) -> Tensor:
     """One loss for each pair of trajectories of one task of which one earned more, (pairs,):
     -log sigmoid of the difference of the logits of their Q (Bradley and Terry). Only differences
     within a task decide what is chosen, and how hard a task is cancels out of them."""
-    first, second = [], []
-    rewards = reward_E.tolist()
-    for i, task in enumerate(tasks):
-        for j, other in enumerate(tasks):
-            if task == other and rewards[i] > rewards[j]:
-                first.append(i)
-                second.append(j)
+    pairs = unequal_pairs(reward_E.tolist(), tasks)
+    first, second = ([pair[at] for pair in pairs] for at in (0, 1))
     return -functional.logsigmoid(logits_E[first] - logits_E[second])
+
+
+def unequal_pairs(rewards: Sequence[float], tasks: Sequence[str]) -> list[tuple[int, int]]:
+    """Positions of trajectories of one task, the first of which earned more.
+
+    >>> unequal_pairs([1.0, 0.0, 0.0], ["a", "a", "b"])
+    [(0, 1)]
+    """
+    places = range(len(tasks))
+    return [(i, j) for i in places for j in places
+            if tasks[i] == tasks[j] and rewards[i] > rewards[j]]  # fmt: skip

@@ -177,7 +177,8 @@ class TrainingRun:
         try:
             plain = plain_weights({k.removeprefix("network."): v for k, v in weights.items()})
             stored = {name: weight.to(torch.bfloat16) for name, weight in plain.items()}
-            network.save_pretrained(fresh, state_dict=stored)
+            # one file, so that it takes the place of the last one whole
+            network.save_pretrained(fresh, state_dict=stored, max_shard_size="100TB")
             config = json.loads((fresh / "config.json").read_text())
             config |= {"dtype": "bfloat16", "attention_dropout": 0.0}
             (fresh / "config.json").write_text(json.dumps(config, indent=2) + "\n")

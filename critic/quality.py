@@ -175,7 +175,7 @@ def _interval(
 ) -> Estimate:
     rng = np.random.default_rng(seed)
     values = [measure(rng.integers(tasks, size=tasks)) for _ in range(draws)]
-    known = [value for value in values if not np.isnan(value)]
+    known = [value for value in values if not np.isnan(value)] if tasks > 1 else []
     low, high = np.quantile(known, [0.025, 0.975]) if known else (np.nan, np.nan)
     return Estimate(value=measure(np.arange(tasks)), low=float(low), high=float(high))
 

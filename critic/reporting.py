@@ -131,7 +131,7 @@ def write_report(found: Quality, out: Path, *, critic: str, data: Sequence[str])
 
 def percent(found: Estimate) -> str:
     """``51.6 (46.2 to 57.0)``."""
-    return f"{100 * found.value:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
+    return f"{100 * found.value:.1f} ({found.between(lambda end: f'{100 * end:.1f}')})"
 
 
 def _hacking(found: Hacking) -> str:
@@ -148,7 +148,7 @@ def _turn(share: float) -> str:
 
 
 def _range(found: Estimate) -> str:
-    return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
+    return f"{found.value:.3f} ({found.between('{:.3f}'.format)})"
 
 
 def _value(found: Estimate) -> str:

@@ -7,6 +7,7 @@ hierarchical bootstrap that resamples tasks first and attempts within them secon
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from math import comb
 
@@ -24,6 +25,12 @@ class Estimate(BaseModel):
     value: float
     low: float
     high: float
+    """Both NaN where there is no interval: of one task alone, nothing says how tasks differ."""
+
+    def between(self, shown: Callable[[float], str]) -> str:
+        """``46.2 to 57.0``, each end as it is ``shown``."""
+        known = not (math.isnan(self.low) or math.isnan(self.high))
+        return f"{shown(self.low)} to {shown(self.high)}" if known else "no interval"
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
@@ -114,7 +121,8 @@ def bootstrap(
 
     All tables are resampled by the same tasks, so comparisons are paired. Within a task, tables of
     the same number of attempts are resampled by the same attempts, so that scores stay with their
-    outcomes. Raises: ``ValueError`` if the tables have different numbers of tasks.
+    outcomes. One task alone has no interval. Raises: ``ValueError`` if the tables have different
+    numbers of tasks.
 
     ``resample_attempts=False`` resamples tasks only: for statistics such as the best of all N,
     which drawing an attempt twice would bias.
@@ -125,6 +133,8 @@ def bootstrap(
         raise ValueError(f"tables of different numbers of tasks: {sorted(tasks)}")
     [count] = tasks
     rng = np.random.default_rng(seed)
+    if count == 1:
+        return Estimate(value=statistic(*arrays), low=math.nan, high=math.nan)
     values = np.empty(draws)
     for draw in range(draws):
         rows = rng.integers(count, size=count)

@@ -232,10 +232,8 @@ def _ordering(logits_P: Tensor, examples: list[Example]) -> Tensor:
 
 def _pairs(examples: list[Example]) -> int:
     """How many pairs ``_ordering`` compares."""
-    by_task: dict[str, list[float]] = {}
-    for example in examples:
-        by_task.setdefault(example.task_id, []).append(example.reward)
-    return sum(a > b for own in by_task.values() for a in own for b in own)
+    rewards, tasks = [e.reward for e in examples], [e.task_id for e in examples]
+    return len(losses.unequal_pairs(rewards, tasks))
 
 
 def _q(accelerator: Accelerator, model: Any, raw_PC: Tensor) -> Tensor:

@@ -53,9 +53,9 @@ def name_of(found: Found) -> str:
     return f"{told}-seed{found.seed}"
 
 
-def under_lookahead() -> list[Found]:
+def under_lookahead(critics: Path) -> list[Found]:
     """The critics to measure under lookahead, of those that are there: one seed of each."""
-    every = [one for one in read_found(FOLDER) if one.seed == 0]
+    every = [one for one in read_found(critics) if one.seed == 0]
     return [one for one in every if one.factor in BEFORE_THE_LAST_TURN]
 
 
@@ -77,20 +77,20 @@ async def measure(found: Found, *, at_once: int) -> None:
         await collect(client, tasks_of("heldout"), plan, out, at_once=at_once, label=name_of(found))
 
 
-def section(images: Path) -> str:
-    """Markdown of what was found so far; nothing where nothing was."""
-    compared = compare(list(read_found(FOLDER)))
+def section(images: Path, critics: Path, lookahead: Path) -> str:
+    """Markdown of what was found so far of the ``critics`` and of the trajectories under their
+    ``lookahead``; nothing where nothing was."""
+    compared = compare(list(read_found(critics)))
     if not compared:
         return ""
     ablation_plots(compared, images)
-    return "\n".join(
-        ["## What the settings of training are worth", "", _INTRODUCTION,
-         ablation_table(compared), "![Ablation](images/ablation.png)", "", *_lookahead()]
-    )  # fmt: skip
+    lines = ["## What the settings of training are worth", "", _INTRODUCTION]
+    lines += [ablation_table(compared), "![Ablation](images/ablation.png)", ""]
+    return "\n".join([*lines, *_lookahead(critics, lookahead)])
 
 
-def _lookahead() -> list[str]:
-    files = {name_of(one): LOOKAHEAD / f"{name_of(one)}.jsonl" for one in under_lookahead()}
+def _lookahead(critics: Path, folder: Path) -> list[str]:
+    files = {name_of(one): folder / f"{name_of(one)}.jsonl" for one in under_lookahead(critics)}
     there = {name: path for name, path in files.items() if path.exists()}
     base = there.get(f"{BASE}-seed0")
     if base is None:
@@ -139,7 +139,7 @@ def main() -> None:
             if ended.code:
                 raise
     if options.only != "train":
-        for found in under_lookahead():
+        for found in under_lookahead(FOLDER):
             try:
                 asyncio.run(measure(found, at_once=options.at_once))
             except SearchError as error:

@@ -160,8 +160,7 @@ def table_of(demo: Demo, *, quick: bool = False) -> Table:
     alone = estimates["policy alone"].value
     for name, estimate in estimates.items():
         ratio = f"{estimate.value / alone:.2f}" if alone else "-"
-        span = f"{estimate.low:.0%} to {estimate.high:.0%}"
-        table.add_row(name, f"{estimate.value:.0%}", span, ratio)
+        table.add_row(name, f"{estimate.value:.0%}", estimate.between("{:.0%}".format), ratio)
     for mode, result in found.items():
         oracle = pass_at(result.outcomes, demo.attempts)
         table.add_row(f"oracle of {demo.attempts}, {mode}", f"{oracle:.0%}", "", "", style="dim")

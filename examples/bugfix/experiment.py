@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -188,7 +187,7 @@ def report(plan: Plan, docs: Path) -> str:
     parts.append(_by_k(plan, images))
     parts.append(_by_temperature(plan))
     parts.append(_critic(plan, images))
-    parts += [rounds.section(plan.folder), ablation.section(images)]
+    parts += [rounds.section(plan.folder), _ablation(plan, images)]
     return "\n".join(part for part in parts if part)
 
 
@@ -202,8 +201,8 @@ def _regime(regime: Regime, rows: list[Row], named: dict[str, Results]) -> str:
     for row in rows:
         seeds = " ".join(_percent(v) for v in row.by_seed)
         lines.append(
-            f"| {row.name} | {_percent(row.estimate.value)} | {_span(row.estimate, _percent)} "
-            f"| {seeds} | {row.ratio.value:.2f} | {_span(row.ratio, '{:.2f}'.format)} |"
+            f"| {row.name} | {_percent(row.estimate.value)} | {row.estimate.between(_percent)} "
+            f"| {seeds} | {row.ratio.value:.2f} | {row.ratio.between('{:.2f}'.format)} |"
         )
     lines += ["", _SECOND_TABLE, "|---|" + "---|" * 8]
     for name, found in named.items():
@@ -252,15 +251,15 @@ def _by_k(plan: Plan, images: Path) -> str:
         named[f"{plan.k}, majority vote instead of the critic"] = plots.interval(vote, 1)
         guided = results(plan.files(plan.k), "default", slots=plan.attempts)
         gain = difference(vote.outcomes, guided.outcomes)
-        told = _VOTE.format(gain=_percent(gain.value), span=_span(gain, _percent), k=plan.k)
+        told = _VOTE.format(gain=_percent(gain.value), span=gain.between(_percent), k=plan.k)
         if plan.weighted_vote.exists():
             weighted = results([plan.weighted_vote], "default", slots=plan.other_attempts)
             named[f"{plan.k}, vote weighted by Q"] = plots.interval(weighted, 1)
             over = [difference(weighted.outcomes, o.outcomes) for o in (vote, guided)]
-            spans = [f"{_percent(e.value)} ({_span(e, _percent)})" for e in over]
+            spans = [f"{_percent(e.value)} ({e.between(_percent)})" for e in over]
             told += _WEIGHTED.format(over_vote=spans[0], over_argmax=spans[1])
     lines = ["## By K", "", "| K | solved | 95 % interval |", "|---|---|---|"]
-    lines += [f"| {k} | {_percent(e.value)} | {_span(e, _percent)} |" for k, e in named.items()]
+    lines += [f"| {k} | {_percent(e.value)} | {e.between(_percent)} |" for k, e in named.items()]
     return "\n".join([*lines, "", told, "![Success by K](images/success_by_k.png)", ""])
 
 
@@ -278,7 +277,7 @@ def _by_temperature(plan: Plan) -> str:
             gain = difference(guided.outcomes, alone.outcomes)
             cells = [plots.interval(alone, 1), plots.interval(guided, 1), gain]
             solved[temperature] = cells[1].value
-            told = " | ".join(f"{_percent(e.value)} ({_span(e, _percent)})" for e in cells)
+            told = " | ".join(f"{_percent(e.value)} ({e.between(_percent)})" for e in cells)
             rows.append(f"| {temperature} | {told} |")
     if len(rows) < 2:
         return ""
@@ -313,12 +312,13 @@ def _critic(plan: Plan, images: Path) -> str:
                       "![Calibration](images/calibration.png)", ""])  # fmt: skip
 
 
+def _ablation(plan: Plan, images: Path) -> str:
+    """The critics lie beside the experiment, what they were measured by within it."""
+    return ablation.section(images, plan.folder.parent / "ablation", plan.folder / "ablation")
+
+
 def _percent(value: float) -> str:
     return f"{round(100 * value, 6):.1f}"
-
-
-def _span(estimate: Estimate, shown: Callable[[float], str]) -> str:
-    return f"{shown(estimate.low)} to {shown(estimate.high)}"
 
 
 _SECOND_TABLE = (

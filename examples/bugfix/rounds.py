@@ -182,11 +182,11 @@ each critic by its own Q.
 
 
 def _percent(e: Estimate) -> str:
-    return f"{100 * e.value:.1f} ({100 * e.low:.1f} to {100 * e.high:.1f})"
+    return f"{100 * e.value:.1f} ({e.between(lambda end: f'{100 * end:.1f}')})"
 
 
 def _number(e: Estimate) -> str:
-    return f"{e.value:+.3f} ({e.low:+.3f} to {e.high:+.3f})"
+    return f"{e.value:+.3f} ({e.between('{:+.3f}'.format)})"
 
 
 def main() -> None:

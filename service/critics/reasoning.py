@@ -19,8 +19,7 @@ _VERDICT = re.compile(r"\bVERDICT\W{0,8}(GOOD|BAD)\W{0,20}\Z", re.IGNORECASE)
 
 
 class ReasoningCritic(Judge):
-    """``spread`` is the standard error of the share, sqrt(q (1 - q) / m), m votes that were
-    understood. It is 0 where all agree, however few they are."""
+    """``spread`` is what the votes that were understood leave open: see ``tally``."""
 
     def __init__(self, name: str, settings: ReasoningCriticSettings) -> None:
         super().__init__(name, settings, VERDICT)
@@ -62,12 +61,16 @@ def verdict(text: str) -> bool | None:
 
 
 def tally(votes: Sequence[bool]) -> Score:
+    """The share of GOOD; its spread is the standard deviation of the share's posterior under a flat
+    prior, a Beta distribution: one vote alone says little, and so do few that agree.
+
+    >>> tally([True, True])
+    Score(q=1.0, spread=0.19364916731037085)
     """
-    >>> tally([True, True, True, False])
-    Score(q=0.75, spread=0.21650635094610965)
-    """
-    q = sum(votes) / len(votes)
-    return Score(q, math.sqrt(q * (1 - q) / len(votes)))
+    good, bad = sum(votes) + 1, len(votes) - sum(votes) + 1
+    total = good + bad
+    spread = math.sqrt(good * bad / (total**2 * (total + 1)))
+    return Score(sum(votes) / len(votes), spread)
 
 
 def _texts(choices: list[Any]) -> list[str]:

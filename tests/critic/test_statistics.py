@@ -66,7 +66,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
 
 
 def test_attempts_are_resampled_within_tasks():
-    rows = np.tile([1.0, 0.0], (1, 5))  # one task: all that varies is which attempts were drawn
+    rows = np.tile([1.0, 0.0], (2, 5))  # alike: all that varies is which attempts were drawn
     interval = bootstrap(success, rows, draws=300)
     assert interval.low < 0.4
     assert interval.high > 0.6
@@ -119,3 +119,11 @@ def test_wilson_stays_within_zero_and_one_and_holds_the_proportion():
     assert wilson(3, 10).low < 0.3 < wilson(3, 10).high
     with pytest.raises(ValueError, match="3 successes of 2"):
         wilson(3, 2)
+
+
+def test_one_task_has_no_interval():
+    alone = bootstrap(success, [[1, 0, 1]], draws=20)
+    assert alone.value == pytest.approx(2 / 3)
+    assert np.isnan([alone.low, alone.high]).all()
+    assert alone.between("{:.1f}".format) == "no interval"
+    assert difference([[1], [1]], [[0], [0]], draws=20).between("{:.1f}".format) == "1.0 to 1.0"

@@ -1,14 +1,12 @@
 """A judge that reasons and votes."""
 
-import math
-
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.responses import JSONResponse
 
 from pilotfish import Message
-from search.contracts import Score
 from search.errors import CriticError
 from service.critics.reasoning import ReasoningCritic, tally, verdict
 from service.settings import ReasoningCriticSettings
@@ -39,11 +37,16 @@ def test_the_last_verdict_counts(text, good):
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=50))
-def test_q_is_the_share_of_good_and_the_spread_its_standard_error(votes):
+def test_q_is_the_share_of_good_and_the_spread_that_of_its_posterior(votes):
     score = tally(votes)
     assert score.q == votes.count(True) / len(votes)
-    assert score.spread == math.sqrt(score.q * (1 - score.q) / len(votes))
-    assert 0 <= score.q <= 1
+    shares = np.linspace(0, 1, 20_001)
+    weight = shares ** votes.count(True) * (1 - shares) ** votes.count(False)
+    mean = np.average(shares, weights=weight)
+    assert score.spread == pytest.approx(
+        np.average((shares - mean) ** 2, weights=weight) ** 0.5, rel=1e-3
+    )
+    assert tally([True] * 9).spread < tally([True] * 3).spread
 
 
 @pytest.fixture
@@ -69,7 +72,7 @@ async def critic(endpoint):
 
 async def test_all_votes_are_asked_for_in_one_request(critic, endpoint):
     endpoint.texts = ["VERDICT: GOOD", "VERDICT: BAD", "VERDICT: GOOD", "I cannot say"]
-    assert await critic(votes=4).score(STATE, [TURN]) == [Score(2 / 3, math.sqrt(2 / 27))]
+    assert await critic(votes=4).score(STATE, [TURN]) == [tally([True, False, True])]
     [body] = endpoint.bodies
     assert (body["n"], body["temperature"], body["max_tokens"]) == (4, 0.7, 1024)
     assert body["messages"][-1]["content"].endswith("VERDICT: BAD")
@@ -93,14 +96,14 @@ async def test_an_answer_that_was_cut_short_is_no_vote(critic, endpoint):
     cut = {"message": {"content": "it is VERDICT: BAD"}, "finish_reason": "length"}
     whole = {"message": {"content": "VERDICT: GOOD"}, "finish_reason": "stop"}
     endpoint.always = JSONResponse({"choices": [cut, whole]})
-    assert await critic(votes=2).score(STATE, [TURN]) == [Score(1.0, 0.0)]
+    assert await critic(votes=2).score(STATE, [TURN]) == [tally([True])]
 
 
 async def test_what_is_thought_is_no_vote(critic, endpoint):
     message = {"content": None, "reasoning_content": "VERDICT: GOOD"}
     said = {"content": "VERDICT: BAD", "reasoning_content": "VERDICT: GOOD"}
     endpoint.always = JSONResponse({"choices": [{"message": message}, {"message": said}]})
-    assert await critic(votes=2).score(STATE, [TURN]) == [Score(0.0, 0.0)]
+    assert await critic(votes=2).score(STATE, [TURN]) == [tally([False])]
 
 
 async def test_a_finished_trajectory_is_judged_at_its_end_unless_it_is_set(critic):
