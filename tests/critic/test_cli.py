@@ -2,17 +2,14 @@
 
 import gzip
 import json
-import shlex
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from typer.main import get_command
 
-from critic.__main__ import app, main
+from critic.__main__ import main
 from critic.progress import TrainingRun
 from critic.settings import TrainingSettings
 from critic.training import train
@@ -48,24 +45,6 @@ def test_help_names_the_commands():
         command in shown.stdout
         for command in ("import", "train", "eval", "ablate", "reselect", "score")
     )
-
-
-def documented():
-    """The commands in docs/critic.md, each in one line."""
-    text = (Path(__file__).parents[2] / "docs" / "critic.md").read_text().replace("\\\n", " ")
-    return [line for line in text.splitlines() if line.startswith("pilotfish-critic ")]
-
-
-@pytest.mark.parametrize("line", documented())
-def test_every_documented_command_has_the_options_that_it_is_given(line):
-    _, name, *words = shlex.split(line)
-    command = get_command(app).commands[name]
-    known = {option for parameter in command.params for option in parameter.opts}
-    assert {word for word in words if word.startswith("-")} <= known
-    assert all(
-        set(parameter.opts) & set(words) for parameter in command.params if parameter.required
-        and parameter.param_type_name == "option"
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,72 @@
+"""The commands in docs/critic.md, as they stand there, one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from critic.checkpoint import read_card
+from critic.trajectory import read_trajectories, write_trajectories
+from pilotfish import AsyncPilotfish, Lookahead, Selection, Strategy
+from search.fakes import FakeCritic
+from tests.clients.conftest import TASK
+from tests.tiny import causal_lm, trajectory
+
+TEXT = (Path(__file__).parents[2] / "docs" / "critic.md").read_text().replace("\\\n", " ")
+COMMANDS = [line for line in TEXT.splitlines() if line.startswith("pilotfish-critic ")]
+SERVICE = "http://127.0.0.1:8700"
+
+
+def recorded(tasks, name):
+    return [
+        trajectory(f"{name}{i}", [f"```bash\n{word}\n```", f"submit {word}"], reward=reward)
+        for i in range(tasks)
+        for word, reward in (("ls", 1.0), ("rm", 0.0))
+    ]
+
+
+def run(words):
+    command = [sys.executable, "-m", "critic", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, (words, done.stderr)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with what the documents take as given."""
+    monkeypatch.chdir(tmp_path)
+    causal_lm(tmp_path / "POLICY_FOLDER")
+    (tmp_path / "data").mkdir()
+    rows = recorded(40, "t")
+    write_trajectories(tmp_path / "data" / "mine.jsonl", rows)
+    (tmp_path / "report.json").write_text(json.dumps({t.id: t.reward for t in rows}))
+    write_trajectories(tmp_path / "other.jsonl", recorded(10, "o"))
+    return tmp_path
+
+
+@pytest.mark.slow
+async def test_every_documented_command_runs(here, service, monkeypatch):
+    url, app = service
+    app.state.context.parts.critics["judge"] = FakeCritic(lambda s, a: 0.5, name="judge")
+    monkeypatch.setenv("PILOTFISH_KEY", "k1")
+    async with AsyncPilotfish(url, "k1") as client:
+        await client.run(TASK, Strategy(lookahead=Lookahead(k=2), selection=Selection(n=2)))
+
+    for line in COMMANDS:
+        words = shlex.split(line.replace(SERVICE, url))[1:]
+        await asyncio.to_thread(run, words)
+        if words[0] == "train":
+            shutil.copytree(here / "critic", here / "other")
+    assert len(COMMANDS) == 9
+    assert len(list(read_trajectories(here / "all.jsonl"))) == 80
+    assert {t.task_id for t in read_trajectories(here / "served.jsonl")} >= {TASK.id}
+    assert "data:image/png" in (here / "report.html").read_text()
+    assert read_card(here / "critic").calibration is not None
+    assert len(list((here / "ablation").glob("*/result.json"))) == 3 * (1 + 4 + 2 + 2)
