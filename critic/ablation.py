@@ -22,7 +22,7 @@ from critic.evaluation import auc, brier, ece, within_task
 from critic.judged import Judged, by_task, judge
 from critic.judges import Local
 from critic.scoring import Scorer
-from critic.selecting import chosen_by_score, column
+from critic.selecting import chosen_by_score
 from critic.settings import TrainingSettings
 from critic.splitting import some_tasks
 from critic.statistics import Estimate, bootstrap, difference, success
@@ -83,10 +83,10 @@ class Compared(BaseModel):
     metrics: dict[str, float]
     """Mean over seeds."""
     best_of: dict[int, Estimate]
-    """Mean over seeds, with the interval over tasks."""
+    """Mean over seeds, with the interval over tasks and seeds."""
     by_seed: dict[int, list[float]]
     beyond_base: dict[int, Estimate]
-    """Less the base's, paired by task; both means over the seeds and the tasks that both have."""
+    """Less the base's, paired by task and seed; both means over those that both have."""
 
 
 def cells(
@@ -226,19 +226,16 @@ def _compared(group: dict[int, Found], base: dict[int, Found], draws: int) -> Co
     every = list(group.values())
     some = every[0]
     paired = sorted(group.keys() & base.keys())
-    options = {"draws": draws, "resample_attempts": False}
+    options = {"draws": draws, "resample_columns": True}
     best, beyond, by_seed = {}, {}, {}
     for n in some.best_of:
         if not (tasks := _tasks(every, n)):
             continue
-        means = _over_seeds(every, n, tasks)
-        best[n] = bootstrap(success, means, **options)  # type: ignore[arg-type]
+        best[n] = bootstrap(success, _table(every, n, tasks), **options)  # type: ignore[arg-type]
         by_seed[n] = [float(np.mean(list(group[seed].best_of[n].values()))) for seed in group]
         ours, theirs = ([found[seed] for seed in paired] for found in (group, base))
         if paired and (common := _tasks([*ours, *theirs], n)):
-            beyond[n] = difference(
-                _over_seeds(ours, n, common), _over_seeds(theirs, n, common), **options
-            )
+            beyond[n] = difference(_table(ours, n, common), _table(theirs, n, common), **options)
     return Compared(
         factor=some.factor,
         value=some.value,
@@ -255,9 +252,9 @@ def _tasks(found: Sequence[Found], n: int) -> list[str]:
     return sorted(set.intersection(*(set(one.best_of.get(n, {})) for one in found)))
 
 
-def _over_seeds(found: Sequence[Found], n: int, tasks: Sequence[str]) -> np.ndarray:
-    """Mean over seeds of what is expected of each task, (tasks, 1)."""
-    return column([float(np.mean([one.best_of[n][task] for one in found])) for task in tasks])
+def _table(found: Sequence[Found], n: int, tasks: Sequence[str]) -> np.ndarray:
+    """What is expected of each task by each seed, (tasks, seeds)."""
+    return np.array([[one.best_of[n][task] for one in found] for task in tasks])
 
 
 def read_found(folder: Path) -> Iterator[Found]:

@@ -116,6 +116,7 @@ def bootstrap(
     draws: int = 2000,
     seed: int = 0,
     resample_attempts: bool = True,
+    resample_columns: bool = False,
 ) -> Estimate:
     """Value and percentile interval of ``statistic(*tables)``.
 
@@ -125,7 +126,9 @@ def bootstrap(
     numbers of tasks.
 
     ``resample_attempts=False`` resamples tasks only: for statistics such as the best of all N,
-    which drawing an attempt twice would bias.
+    which drawing an attempt twice would bias. ``resample_columns`` resamples the columns instead,
+    the same ones for all tasks: where a column is a seed, which all tasks share. (Of few seeds that
+    gives less than their whole variance.)
     """
     arrays = [table(t) for t in tables]
     tasks = {a.shape[0] for a in arrays}
@@ -139,7 +142,10 @@ def bootstrap(
     for draw in range(draws):
         rows = rng.integers(count, size=count)
         drawn = [a[rows] for a in arrays]
-        if resample_attempts:
+        if resample_columns:
+            columns = rng.integers(drawn[0].shape[1], size=drawn[0].shape[1])
+            drawn = [a[:, columns] for a in drawn]
+        elif resample_attempts:
             drawn = _resample_attempts(drawn, rng)
         values[draw] = statistic(*drawn)
     tail = (1 - level) / 2

@@ -120,7 +120,8 @@ _INTRODUCTION = """\
 tasks (two each), so less than the shipped critic had; *base* is lambda 0.7, gamma 1, binary
 cross-entropy on the online network's targets, no ordering term, all of that data. Judged on the
 first 10 attempts at each held-out task. *Best of N*: percent solved by the critic's choice, mean
-over seeds with the 95 % interval over tasks; *beyond base*: the difference, paired by task.
+over seeds with the 95 % interval over tasks and seeds; *beyond base*: the difference, paired by
+both.
 A gamma below 1 and lambda change Q before the last turn; selection reads only the last.
 """
 

@@ -127,3 +127,11 @@ def test_one_task_has_no_interval():
     assert np.isnan([alone.low, alone.high]).all()
     assert alone.between("{:.1f}".format) == "no interval"
     assert difference([[1], [1]], [[0], [0]], draws=20).between("{:.1f}".format) == "1.0 to 1.0"
+
+
+def test_a_column_that_all_tasks_share_is_drawn_for_all_at_once():
+    alike = np.tile([1.0, 0.0], (40, 1))  # one seed solves everything, the other nothing
+    by_attempt = bootstrap(success, alike, draws=300)
+    by_seed = bootstrap(success, alike, draws=300, resample_columns=True)
+    assert by_attempt.high - by_attempt.low < 0.4
+    assert (by_seed.low, by_seed.value, by_seed.high) == (0.0, 0.5, 1.0)
