@@ -49,6 +49,8 @@ class TrajectoryFile:
         self._fresh = path.with_name(f".{path.name}.tmp-{os.getpid()}")
 
     def __enter__(self) -> Self:
+        if self.path.is_dir():
+            raise CriticInputError(f"{self.path} is a folder; give a file")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._fresh.open("w", encoding="utf-8")
         return self

@@ -362,3 +362,11 @@ def test_rewards_come_from_a_report(tmp_path, told):
 def test_rewards_that_are_none_are_named(tmp_path, told):
     with pytest.raises(CriticInputError, match=r"report.json"):
         read_rewards(document(tmp_path / "report.json", told))
+
+
+def test_a_folder_is_no_place_for_a_file(run, tmp_path):
+    (tmp_path / "out" / "all.jsonl").mkdir(parents=True)
+    (tmp_path / "in.jsonl").write_text("")
+    with pytest.raises(CriticInputError, match="is a folder"):
+        run(tmp_path / "in.jsonl")
+    assert {path.name for path in tmp_path.rglob("*")} == {"out", "all.jsonl", "in.jsonl"}
