@@ -77,7 +77,8 @@ class Local:
 
 class Served:
     """A judge of a service, asked through its API; its key is the client's, ``PILOTFISH_KEY``.
-    What the service cannot do at all ends the asking: it raises ``PilotfishError``."""
+    What the service cannot do at all ends the asking: ``turns`` raises ``PilotfishError``, or
+    ``CriticInputError`` where the judge fails at everything that it is given."""
 
     at_once = 4 * REQUESTS_AT_ONCE
 
@@ -88,7 +89,11 @@ class Served:
 
     def turns(self, trajectories: Sequence[Trajectory]) -> list[list[float] | NotJudged]:
         with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
-            return list(pool.map(self._turns, trajectories))
+            found = list(pool.map(self._turns, trajectories))
+        failed = [one for one in found if type(one) is NotJudged]
+        if len(failed) == len(found) > 1:
+            raise CriticInputError(f"none of {len(found)} trajectories was judged: {failed[0]}")
+        return found
 
     def _turns(self, trajectory: Trajectory) -> list[float] | NotJudged:
         try:

@@ -23,7 +23,8 @@ from critic.data import Example
 from critic.errors import CriticInputError
 from critic.model import plain_weights
 
-_STATE = "state"
+STATE = "state"
+"""Folder of what a stopped training is taken up from."""
 
 
 class TrainingRun:
@@ -124,7 +125,7 @@ class TrainingRun:
 
     def save(self) -> None:
         """Save where it can be taken up, beside the last such place, then in its stead."""
-        fresh, place = self.out / f"{_STATE}.tmp", self.out / _STATE
+        fresh, place = self.out / f"{STATE}.tmp", self.out / STATE
         if self.accelerator.is_main_process:
             shutil.rmtree(fresh, ignore_errors=True)
         self.accelerator.wait_for_everyone()
@@ -138,10 +139,10 @@ class TrainingRun:
     def finish(self) -> None:
         """The state is no longer needed."""
         if self.accelerator.is_main_process:
-            shutil.rmtree(self.out / _STATE, ignore_errors=True)
+            shutil.rmtree(self.out / STATE, ignore_errors=True)
 
     def _resume(self) -> None:
-        place = self.out / _STATE
+        place = self.out / STATE
         if not place.exists():
             return
         if (place / "fingerprint").read_text() != self._fingerprint:
@@ -197,4 +198,6 @@ def _fingerprint(init: str, settings: BaseModel, examples: list[Example]) -> str
     digest = hashlib.blake2b(f"{init} {settings.model_dump_json()}".encode(), digest_size=16)
     for example in examples:
         digest.update(f"{example.task_id} {example.reward} {example.length}".encode())
+        for ids in example.ids:
+            digest.update(ids.tobytes())
     return digest.hexdigest()

@@ -86,7 +86,7 @@ def quality(judged: Sequence[Judged], *, ns: Sequence[int] = NS, draws: int = DR
     """
     if not judged:
         raise CriticInputError("no trajectory in the data has a reward")
-    alone = [one for one in judged if one.k == 1] or list(judged)
+    alone = own(judged)
     tasks = by_task(alone)
     last, won = _last(alone)
     return Quality(
@@ -103,13 +103,20 @@ def quality(judged: Sequence[Judged], *, ns: Sequence[int] = NS, draws: int = DR
     )
 
 
+def own(judged: Sequence[Judged]) -> list[Judged]:
+    """The policy's own trajectories, where there are any."""
+    return [one for one in judged if one.k == 1] or list(judged)
+
+
 def fit_calibration(judged: Sequence[Judged], kind: Fit) -> Platt | Isotonic:
-    """The calibration of Q at the last turn: what selection compares and abstains by.
+    """The calibration of Q at the last turn, on the policy's ``own``: what selection compares and
+    abstains by.
 
     Raises: ``CriticInputError`` without a success and a failure.
     """
+    last, won = _last(own(judged))
     try:
-        return FITS[kind]([one.last_q for one in judged], [float(one.won) for one in judged])
+        return FITS[kind](last, [float(one) for one in won])
     except ValueError as error:
         raise CriticInputError(str(error)) from error
 
@@ -160,9 +167,9 @@ def _at_share(tasks: Sequence[Sequence[Judged]], share: float, draws: int) -> At
 
     return AtShare(
         share=share,
-        auc=_interval(over(auc), len(tasks), draws),
-        average_precision=_interval(over(average_precision), len(tasks), draws),
-        within_task=_interval(within, len(tasks), draws),
+        auc=_interval(over(auc), len(tasks), draws, telling=len(tasks)),
+        average_precision=_interval(over(average_precision), len(tasks), draws, telling=len(tasks)),
+        within_task=_interval(within, len(tasks), draws, telling=int((right[:, 1] > 0).sum())),
         ece=ece(every_q, every_won),
         brier=brier(every_q, every_won),
         q_of_solved=_mean(every_q[every_won]),
@@ -171,11 +178,17 @@ def _at_share(tasks: Sequence[Sequence[Judged]], share: float, draws: int) -> At
 
 
 def _interval(
-    measure: Callable[[NDArray[np.int64]], float], tasks: int, draws: int, seed: int = 0
+    measure: Callable[[NDArray[np.int64]], float],
+    tasks: int,
+    draws: int,
+    *,
+    telling: int,
+    seed: int = 0,
 ) -> Estimate:
+    """``telling``: how many of the tasks say anything; one alone has no interval."""
     rng = np.random.default_rng(seed)
     values = [measure(rng.integers(tasks, size=tasks)) for _ in range(draws)]
-    known = [value for value in values if not np.isnan(value)] if tasks > 1 else []
+    known = [value for value in values if not np.isnan(value)] if telling > 1 else []
     low, high = np.quantile(known, [0.025, 0.975]) if known else (np.nan, np.nan)
     return Estimate(value=measure(np.arange(tasks)), low=float(low), high=float(high))
 

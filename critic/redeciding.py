@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 from critic.errors import NotJudged
@@ -37,9 +38,11 @@ def _redecided(by: Judge, trajectory: Trajectory, steps: list[dict[str, Candidat
     state = list(trajectory.prefix)
     found: list[Reconsidered] = []
     for step, different in zip(trajectory.steps, steps, strict=True):
-        messages = [c.message for c in different.values() if c.message is not None]
+        likeliest = sorted(different, key=lambda action: _logprob(different[action]), reverse=True)
+        messages = [m for action in likeliest if (m := different[action].message) is not None]
         qs = by.score(state, messages, policy=trajectory.policy)
-        _, choice = max(zip(qs, different, strict=True), key=lambda pair: pair[0])
+        # of equal Q the more probable, as lookahead takes
+        _, choice = max(zip(qs, likeliest, strict=True), key=lambda pair: pair[0])
         executed = step.decision.message.action_key
         found.append(
             Reconsidered(
@@ -50,6 +53,10 @@ def _redecided(by: Judge, trajectory: Trajectory, steps: list[dict[str, Candidat
         )
         state += [step.decision.message, *step.replies]
     return Redecided(trajectory.task_id, (trajectory.reward or 0.0) > 0.5, tuple(found))
+
+
+def _logprob(candidate: Candidate) -> float:
+    return -math.inf if candidate.logprob is None else candidate.logprob
 
 
 def _different(decision: Decision) -> dict[str, Candidate]:

@@ -87,12 +87,16 @@ def ablation_table(compared: Sequence[Compared]) -> str:
     lines = [heads, ["---"] * len(heads)]
     for row in compared:
         name = BASE if row.factor == BASE else f"{row.factor} = {row.value}"
-        cells = [name, str(row.seeds), *(percent(row.best_of[n]) for n in ns)]
+        cells = [
+            name,
+            str(row.seeds),
+            *(percent(row.best_of[n]) if n in row.best_of else "" for n in ns),
+        ]
         cells += [
             percent(row.beyond_base[n]) if n in row.beyond_base and row.factor != BASE else ""
             for n in ns
         ]
-        cells += [" ".join(f"{100 * v:.1f}" for v in row.by_seed[n]) for n in ns[-1:]]
+        cells += [" ".join(f"{100 * v:.1f}" for v in row.by_seed.get(n, [])) for n in ns[-1:]]
         lines.append([*cells, *(f"{row.metrics[name]:.3f}" for name in _SHOWN)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

@@ -17,7 +17,7 @@ class TrainingSettings(BaseModel):
     lam: float = Field(default=0.7, ge=0, le=1)
     """Lambda of the targets; 1 is Monte Carlo, with ``gamma`` below 1 the discounted one."""
     warm_lam: float | None = Field(default=1.0, ge=0, le=1)
-    """Lambda of the first pass; ``None``: ``lam``."""
+    """Lambda of the first pass of several; ``None``: ``lam``."""
     gamma: float = Field(default=1.0, ge=0, le=1)
     target_network: Literal["online", "ema"] = "online"
     ema: float = Field(default=0.99, ge=0, lt=1)
@@ -56,4 +56,5 @@ class TrainingSettings(BaseModel):
 
     def lam_of(self, epoch: int) -> float:
         """Lambda of this pass, from 0."""
-        return self.lam if epoch or self.warm_lam is None else self.warm_lam
+        warm = epoch == 0 and self.epochs > 1 and self.warm_lam is not None
+        return self.warm_lam if warm and self.warm_lam is not None else self.lam

@@ -32,9 +32,6 @@ class Estimate(BaseModel):
         known = not (math.isnan(self.low) or math.isnan(self.high))
         return f"{shown(self.low)} to {shown(self.high)}" if known else "no interval"
 
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
 
 def table(rows: ArrayLike) -> Table:
     """Check an outcome or score table. Raises: ``ValueError`` if it is not (tasks, attempts)."""
@@ -188,21 +185,6 @@ def _ratio(better: ArrayLike, worse: ArrayLike) -> float:
 def difference(better: ArrayLike, worse: ArrayLike, **options: int | float) -> Estimate:
     """Paired difference of success over the same tasks, with its interval."""
     return bootstrap(lambda a, b: success(a) - success(b), better, worse, **options)  # type: ignore[arg-type]
-
-
-def ratio(better: ArrayLike, worse: ArrayLike, **options: int | float) -> Estimate:
-    """Ratio of success over the same tasks, with its interval."""
-    return bootstrap(_ratio, better, worse, **options)  # type: ignore[arg-type]
-
-
-def wilson(successes: int, trials: int, level_z: float = 1.959964) -> Estimate:
-    """Wilson's interval of a proportion: for one run with one attempt a task."""
-    if trials < 1 or not 0 <= successes <= trials:
-        raise ValueError(f"{successes} successes of {trials} trials")
-    p, z2 = successes / trials, level_z**2
-    centre = (p + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = level_z * ((p * (1 - p) + z2 / (4 * trials)) / trials) ** 0.5 / (1 + z2 / trials)
-    return Estimate(value=p, low=max(0.0, centre - half), high=min(1.0, centre + half))
 
 
 def _check_n(n: int, total: int) -> None:

@@ -85,7 +85,7 @@ def train(
     card.policies = prepared.policies
     training, held_out = split_by_task(prepared.examples, settings.held_out, seed=settings.seed)
     if not training:
-        raise CriticInputError(_nothing(prepared))
+        raise CriticInputError(_nothing(prepared, len(held_out)))
     judged = held_out or training  # a checkpoint is kept by something
     model = _begin(init, card, settings)
     pad = int(model.network.config.pad_token_id)
@@ -111,7 +111,7 @@ def train(
         card,
         renderer.tokenizer,
         training,
-        init=str(init),
+        init=str(Path(init).resolve() if Path(init).exists() else init),
         patience=settings.patience,
         honest=bool(held_out),
     )
@@ -311,8 +311,9 @@ def _card(settings: TrainingSettings) -> CriticCard:
     )
 
 
-def _nothing(prepared: Prepared) -> str:
+def _nothing(prepared: Prepared, held_out: int) -> str:
     return (
         f"nothing to train on: {prepared.seen} trajectories, "
-        f"{prepared.unrewarded} without a reward, {prepared.too_long} too long"
+        f"{prepared.unrewarded} without a reward, {prepared.too_long} too long, "
+        f"{held_out} held out"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,8 +61,7 @@ def evaluate(
             trajectories = (t for t in trajectories if card.held_out_task(t.task_id))
         with _counting("judging") as progress:
             judged = list(judge(by, trajectories, left_out=left_out, progress=progress))
-    if told := ", ".join(f"{count} {why}" for why, count in left_out.items() if count):
-        errors.print(f"left out: {told}")
+    _tell_left_out(judged, left_out)
     if calibrate is not None and card is not None:
         card.calibration = fit_calibration(judged, calibrate)
         card.failed_q = mean_failed_q(calibrated(judged, card.calibration.apply))
@@ -108,11 +107,9 @@ def reselect(
         )
     with judge_at(critic, name) as by:
         with _counting("judging trajectories") as progress:
-            after = list(judge(by, trajectories_of(data), progress=progress))
-        if not after:  # of a pipe, which is read once, say
-            raise CriticInputError(
-                f"{', '.join(map(str, data))}: nothing that this critic can judge"
-            )
+            given, left_out = trajectories_of(data), Counter[str]()
+            after = list(judge(by, given, left_out=left_out, progress=progress))
+        _tell_left_out(after, left_out)
         rows = again(before, after, tuple(n or NS))
         told = None
         if decisions:
@@ -134,6 +131,14 @@ def score(critic: Critic, data: Data, name: Name = None) -> None:
         for trajectory, qs in said(by, trajectories_of(data)):
             found = {"error": str(qs)} if isinstance(qs, NotJudged) else {"q": qs}
             print(json.dumps({"id": trajectory.id, "task_id": trajectory.task_id} | found))
+
+
+def _tell_left_out(judged: Sequence[Any], left_out: Counter[str]) -> None:
+    told = ", ".join(f"{count} {why}" for why, count in left_out.items() if count)
+    if not judged:  # also of a pipe, which is read once
+        raise CriticInputError(f"nothing to measure: {told or 'no trajectory in the data'}")
+    if told:
+        errors.print(f"left out: {told}")
 
 
 def _wide() -> Console:

@@ -20,6 +20,7 @@ from critic.commands.shared import (
     training_bar,
     trajectories_of,
 )
+from critic.errors import CriticInputError
 from critic.settings import TrainingSettings
 
 _DEFAULT = TrainingSettings()
@@ -74,6 +75,7 @@ def train(
 
     named = {name: given[name] for name in TrainingSettings.model_fields if name in given}
     settings = TrainingSettings.model_validate(named | assigned(others))
+    _check_place(init, out)
     with training_bar() as show, interruptible() as interrupted:
         metrics = run(
             init, trajectories_of(data), out, settings, progress=show, stopped=interrupted.is_set
@@ -84,3 +86,16 @@ def train(
         if not metrics["held_out_trajectories"]:
             errors.print("no task was held out: these figures are of what it was trained on")
         print_metrics(metrics, as_json)
+
+
+def _check_place(init: Path, out: Path) -> None:
+    """Nothing that is finished is written over. Raises: ``CriticInputError``."""
+    from critic.progress import STATE
+
+    if out.resolve() == init.resolve():
+        raise CriticInputError(f"--out {out} is --init: give a folder of its own")
+    if (out / "critic.json").exists() and not (out / STATE).exists():
+        raise CriticInputError(
+            f"{out} holds a critic and no training that was stopped: give another --out, or "
+            "remove it"
+        )

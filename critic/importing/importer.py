@@ -70,6 +70,7 @@ def import_trajectories(
         raise CriticInputError(f"format {format!r} is none of {', '.join(FORMATS)}")
     services = [str(source) for source in sources if is_service(source)]
     files = [file for s in sources if not is_service(s) for file in files_of(Path(s))]
+    _check_places(files, out, rejects)
     counts, seen = Imported(), set[bytes]()
     rejects.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -98,6 +99,15 @@ def import_trajectories(
                 kept.write_line(line)
                 counts.kept += 1
     return counts
+
+
+def _check_places(files: list[Path], out: Path, rejects: Path) -> None:
+    read = {file.resolve() for file in files}
+    for told, place in (("out", out), ("rejects", rejects)):
+        if place.resolve() in read:
+            raise CriticInputError(f"{place} is to be read: --{told} is another file")
+    if out.resolve() == rejects.resolve():
+        raise CriticInputError(f"--out and --rejects are both {out}")
 
 
 def _rows(files: list[Path], services: list[str]) -> Iterator[Row]:

@@ -12,8 +12,8 @@ from critic.errors import CriticInputError
 
 def read_rewards(path: Path) -> dict[str, float]:
     """Reward by task, of one of: ``{"task": 1}`` (or true, or false), a SWE-bench report
-    (``resolved_ids`` and ``unresolved_ids``), or its report of single instances
-    (``{"task": {"resolved": true}}``).
+    (``resolved_ids``; ``unresolved_ids`` and ``empty_patch_ids`` are failures), or its report of
+    single instances (``{"task": {"resolved": true}}``).
 
     Raises: ``CriticInputError``.
     """
@@ -24,9 +24,16 @@ def read_rewards(path: Path) -> dict[str, float]:
     if not isinstance(told, dict):
         raise CriticInputError(f"{path} is not a JSON object")
     if "resolved_ids" in told:
-        resolved = dict.fromkeys(told["resolved_ids"], 1.0)
-        return dict.fromkeys(told.get("unresolved_ids") or [], 0.0) | resolved
+        failed = [*_ids(path, told, "unresolved_ids"), *_ids(path, told, "empty_patch_ids")]
+        return dict.fromkeys(failed, 0.0) | dict.fromkeys(_ids(path, told, "resolved_ids"), 1.0)
     return {str(task): _reward(path, task, value) for task, value in told.items()}
+
+
+def _ids(path: Path, told: dict[str, Any], field: str) -> list[str]:
+    found = told.get(field, [])
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise CriticInputError(f"{path}: {field} is no list of tasks")
+    return found
 
 
 def _reward(path: Path, task: str, value: Any) -> float:

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from critic.__main__ import main
-from critic.errors import HistoryTooLong, NotJudged
+from critic.errors import CriticInputError, HistoryTooLong, NotJudged
 from critic.judges import Local, judge_at
 from critic.scoring import Scorer
 from critic.settings import TrainingSettings
@@ -128,3 +128,8 @@ async def test_what_needs_the_folder_of_a_critic_says_so(url, command, tmp_path)
     assert (code, "is a folder" in told) == (1, True)
     code, _, told = await command("eval", "--critic", tmp_path / "nobody", *data)
     assert (code, "nobody" in told) == (1, True)
+
+
+async def test_a_judge_that_fails_at_everything_says_why(url):
+    with pytest.raises(CriticInputError, match="none of 3 trajectories was judged: .*no verdict"):
+        await in_a_thread(url, "judge", lambda by: by.turns([trajectory("t", ["unclear"])] * 3))

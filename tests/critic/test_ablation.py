@@ -52,6 +52,20 @@ def test_a_value_is_compared_with_the_base_by_task_over_its_seeds():
     assert len(table.splitlines()) == 5
 
 
+def test_a_table_is_made_of_critics_that_judged_too_little():
+    base, few = found(BASE, "", 0, 5), found("max_tokens", "99", 0, 5)
+    del few.best_of[10]
+    rows = ablation_table(compare([base, few], draws=50)).splitlines()
+    assert len(rows) == 4
+    assert len({row.count("|") for row in rows}) == 1
+
+
+def test_lambda_counts_in_a_training_of_one_pass():
+    assert TrainingSettings(lam=0.5, epochs=1).lam_of(0) == 0.5
+    several = TrainingSettings(lam=0.5, epochs=2)
+    assert [several.lam_of(epoch) for epoch in range(2)] == [1.0, 0.5]
+
+
 def test_a_result_survives_being_written():
     one = found("lam", "1", 0, 10)
     assert Found.model_validate_json(one.model_dump_json()) == one

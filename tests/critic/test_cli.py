@@ -121,7 +121,12 @@ def test_what_cannot_be_judged_is_counted(folder, critic, trained, tmp_path):
 def test_eval_of_what_training_held_out(folder, critic, tmp_path):
     data = ["--data", folder / "rollouts.jsonl"]
     command = ["train", "--init", folder / "policy", *data, "--out", tmp_path / "out"]
-    assert critic(*command, "--epochs", 1, "--held-out", 0.5, "--set", "warmup=0").code == 0
+    command += ["--epochs", 1, "--held-out", 0.5, "--set", "warmup=0"]
+    assert critic(*command).code == 0
+    again = critic(*command)
+    assert (again.code, "holds a critic" in again.stderr) == (1, True)
+    onto = critic(*command, "--out", folder / "policy")
+    assert (onto.code, "is --init" in onto.stderr) == (1, True)
     told = critic("eval", "--critic", tmp_path / "out", *data, "--held-out", "--json")
     assert 0 < json.loads(told.stdout)["tasks"] < 6
 
@@ -143,7 +148,10 @@ def test_reselect(folder, critic, trained, tmp_path):
     assert two["before"]["value"] == 0
     assert two["change"]["value"] == two["after"]["value"] >= 0
     assert found["decisions"]["trajectories"] == 8
+    long = lookahead("long", "x" * 9000, 0.5, 0.0)
+    write_trajectories(scored, [long])
     shown = critic("reselect", "--critic", trained, "--data", scored)
+    assert "1 too long" in shown.stderr
     assert "by this critic" in shown.stdout
     unscored = critic("reselect", "--critic", trained, "--data", folder / "rollouts.jsonl")
     assert (unscored.code, "use eval" in unscored.stderr) == (1, True)
@@ -189,6 +197,14 @@ def test_ablate(folder, critic, tmp_path):
                           ("lam", "NAME=VALUE")):  # fmt: skip
         wrong = critic(*command[:-4], "--vary", vary)
         assert (wrong.code, message in wrong.stderr) == (1, True), wrong.stderr
+
+
+def test_why_nothing_can_be_measured_is_told(critic, trained, tmp_path):
+    write_trajectories(tmp_path / "long.jsonl", [trajectory("t", ["x" * 9000], reward=1.0)])
+    (tmp_path / "none.jsonl").write_text("")
+    for name, why in (("long", "1 too long"), ("none", "no trajectory")):
+        told = critic("eval", "--critic", trained, "--data", tmp_path / f"{name}.jsonl")
+        assert (told.code, f"nothing to measure: {why}" in told.stderr) == (1, True), told.stderr
 
 
 def test_what_is_wrong_is_one_line(folder, critic):

@@ -351,6 +351,7 @@ def test_a_format_that_is_given_is_the_one_that_is_tried(run, tmp_path):
     [
         {"a": True, "b": 0},
         {"resolved_ids": ["a"], "unresolved_ids": ["b"], "total_instances": 2},
+        {"resolved_ids": ["a"], "empty_patch_ids": ["b"], "error_ids": ["c"]},
         {"a": {"resolved": True}, "b": {"resolved": False}},
     ],
 )
@@ -370,3 +371,15 @@ def test_a_folder_is_no_place_for_a_file(run, tmp_path):
     with pytest.raises(CriticInputError, match="is a folder"):
         run(tmp_path / "in.jsonl")
     assert {path.name for path in tmp_path.rglob("*")} == {"out", "all.jsonl", "in.jsonl"}
+
+
+def test_what_is_read_is_not_written(run, tmp_path):
+    (tmp_path / "out").mkdir()
+    for place in (tmp_path / "out" / "all.jsonl", tmp_path / "rejects.jsonl"):
+        place.write_text("{}\n")
+        with pytest.raises(CriticInputError, match="is to be read"):
+            run(place)
+        assert place.read_text() == "{}\n"
+    both = tmp_path / "both.jsonl"
+    with pytest.raises(CriticInputError, match="are both"):
+        import_trajectories([], both, rejects=both)

@@ -107,3 +107,17 @@ def test_what_was_made_under_lookahead_is_looked_at_for_hacking_only():
     assert (found.trajectories, found.left_out) == (len(alone), len(alone))
     assert found.by_share == quality(alone, draws=10).by_share
     assert found.hacking is not None
+
+
+def test_one_task_that_tells_gives_no_interval():
+    rows = [judged(f"t{i}", 0.5 + 0.1 * j, i == 0 and j == 1) for i in range(5) for j in range(2)]
+    last = quality(rows, ns=(1,), draws=50).by_share[-1]
+    assert last.within_task.value == 1.0
+    assert last.within_task.between("{:.1f}".format) == "no interval"
+    assert last.auc.between("{:.1f}".format) != "no interval"
+
+
+def test_a_calibration_is_fitted_on_what_it_is_measured_on():
+    alone = worlds(sure=3)
+    both = [*alone, *worlds(sure=0.3, seed=5, k=4)]
+    assert fit_calibration(both, "platt") == fit_calibration(alone, "platt")

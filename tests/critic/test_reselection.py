@@ -5,8 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from critic.redeciding import redecided
 from critic.reselection import Reconsidered, Redecided, redecide, reselect
+from pilotfish import Candidate, Message
 from tests.critic.test_selecting import judged
+from tests.tiny import trajectory
 
 
 def test_the_change_is_that_of_what_is_taken():
@@ -64,3 +67,26 @@ def test_a_deviation_stands_at_what_the_logs_q_has_meant_elsewhere(better, gain)
 def test_without_anything_to_calibrate_by_there_is_no_estimate():
     assert redecide([Redecided("t", True, (Reconsidered(False, 0.5, 0.5),))]) is None
     assert redecide([]) is None
+
+
+class Undecided:
+    """A judge to whom everything is the same."""
+
+    at_once = 1
+
+    def turns(self, trajectories):
+        return [[0.5] * len(t.steps) for t in trajectories]
+
+    def score(self, state, actions, *, policy=None):
+        return [0.5] * len(actions)
+
+
+def test_of_equal_q_the_more_probable_is_taken_as_lookahead_takes_it():
+    some = trajectory("t", ["rare"], reward=1.0)
+    decision = some.steps[0].decision
+    decision.candidates[0].q, decision.candidates[0].logprob = 0.4, -9.0
+    likely = Candidate(index=1, message=Message.assistant("likely"), q=0.3, logprob=-1.0)
+    decision.candidates.append(likely)
+    [found] = redecided(Undecided(), [some])
+    assert not found.steps[0].same
+    assert found.steps[0].q_of_choice == 0.3
