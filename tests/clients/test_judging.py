@@ -131,5 +131,5 @@ async def test_what_needs_the_folder_of_a_critic_says_so(url, command, tmp_path)
 
 
 async def test_a_judge_that_fails_at_everything_says_why(url):
-    with pytest.raises(CriticInputError, match="none of 3 trajectories was judged: .*no verdict"):
+    with pytest.raises(CriticInputError, match=r"none of 3 trajectories was judged: .*no verdict"):
         await in_a_thread(url, "judge", lambda by: by.turns([trajectory("t", ["unclear"])] * 3))
