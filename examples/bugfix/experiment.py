@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from critic.evaluation import auc, brier, ece
+from critic.hacking import hacking
+from critic.judged import Judged, recorded
 from critic.statistics import (
     Estimate,
     best_interval,
@@ -24,6 +27,7 @@ from critic.statistics import (
     pass_at,
     success,
 )
+from critic.trajectory import read_trajectories
 from examples.bugfix import ablation, plots, rounds
 from examples.bugfix.collect import MAX_MODEL_LEN, POLICY_ARGUMENTS, collect, strategy, tasks_of
 from examples.bugfix.results import Regime, Results, last_qs, q_by_progress, results
@@ -237,29 +241,41 @@ def _by_n(named: dict[str, Results], most: int) -> str:
 
 
 def _by_k(plan: Plan, images: Path) -> str:
-    estimates = {}
+    found: dict[int, Results] = {}
     for k in sorted({1, plan.k, *plan.other_k}):
         files = [file for file in plan.files(k) if file.exists()]
         if files:
             slots = plan.attempts if k in (1, plan.k) else plan.other_attempts
-            estimates[k] = plots.interval(results(files, "default", slots=slots), 1)
-    plots.success_by_k(estimates, images / "success_by_k.png")
-    named = {str(k): estimate for k, estimate in estimates.items()}
+            found[k] = _joined([results([file], "default", slots=slots) for file in files])
+    plots.success_by_k(
+        {k: plots.interval(r, 1) for k, r in found.items()}, images / "success_by_k.png"
+    )
+    named = {str(k): result for k, result in found.items()}
     told = ""
     if plan.vote.exists():
         vote = results([plan.vote], "default", slots=plan.other_attempts)
-        named[f"{plan.k}, majority vote instead of the critic"] = plots.interval(vote, 1)
-        guided = results(plan.files(plan.k), "default", slots=plan.attempts)
+        named[f"{plan.k}, majority vote instead of the critic"] = vote
+        guided = found[plan.k]
         gain = difference(vote.outcomes, guided.outcomes)
         told = _VOTE.format(gain=_percent(gain.value), span=gain.between(_percent), k=plan.k)
         if plan.weighted_vote.exists():
             weighted = results([plan.weighted_vote], "default", slots=plan.other_attempts)
-            named[f"{plan.k}, vote weighted by Q"] = plots.interval(weighted, 1)
+            named[f"{plan.k}, vote weighted by Q"] = weighted
             over = [difference(weighted.outcomes, o.outcomes) for o in (vote, guided)]
             spans = [f"{_percent(e.value)} ({e.between(_percent)})" for e in over]
             told += _WEIGHTED.format(over_vote=spans[0], over_argmax=spans[1])
-    lines = ["## By K", "", "| K | solved | 95 % interval |", "|---|---|---|"]
-    lines += [f"| {k} | {_percent(e.value)} | {e.between(_percent)} |" for k, e in named.items()]
+    lines = [
+        "## By K",
+        "",
+        "| K | solved | 95 % interval | trajectories a task |",
+        "|---|---|---|---|",
+    ]
+    for name, one in named.items():
+        solved = plots.interval(one, 1)
+        lines.append(
+            f"| {name} | {_percent(solved.value)} | {solved.between(_percent)} "
+            f"| {one.outcomes.shape[1]} |"
+        )
     return "\n".join([*lines, "", told, "![Success by K](images/success_by_k.png)", ""])
 
 
@@ -278,12 +294,14 @@ def _by_temperature(plan: Plan) -> str:
             cells = [plots.interval(alone, 1), plots.interval(guided, 1), gain]
             solved[temperature] = cells[1].value
             told = " | ".join(f"{_percent(e.value)} ({e.between(_percent)})" for e in cells)
-            rows.append(f"| {temperature} | {told} |")
+            rows.append(f"| {temperature} | {told} | {alone.outcomes.shape[1]} |")
     if len(rows) < 2:
         return ""
-    head = f"| T | policy alone | lookahead K={plan.k} | gain, paired by task |"
+    head = (
+        f"| T | policy alone | lookahead K={plan.k} | gain, paired by task | trajectories a task |"
+    )
     told = _TEMPERATURE.format(best=max(solved, key=lambda t: solved[t]))
-    return "\n".join(["## By temperature", "", head, "|---|---|---|---|", *rows, "", told])
+    return "\n".join(["## By temperature", "", head, "|---|---|---|---|---|", *rows, "", told])
 
 
 def _critic(plan: Plan, images: Path) -> str:
@@ -295,8 +313,7 @@ def _critic(plan: Plan, images: Path) -> str:
     lines = [
         "## The critic on held-out tasks",
         "",
-        "At the last turn of submitted trajectories. The mean Q of failures is the value-hacking "
-        "watch: as far as it rises under lookahead, argmax has found the critic's errors.",
+        "At the last turn of submitted trajectories (the plot also has those that did not submit).",
         "",
         "| | AUC | ECE | Brier | mean Q of solved | mean Q of failed |",
         "|---|---|---|---|---|---|",
@@ -308,8 +325,18 @@ def _critic(plan: Plan, images: Path) -> str:
             f"| {brier(values, outcome):.3f} | {values[outcome].mean():.3f} "
             f"| {values[~outcome].mean():.3f} |"
         )
+    hacked = hacking([one for f in named.values() for file in f for one in _recorded(file, plan)])
+    if hacked is not None:
+        lines += ["", _HACKING.format(tasks=hacked.tasks, **{
+            name: f"{one.value:+.3f} ({one.between('{:+.3f}'.format)})"
+            for name, one in (("last", hacked.rise), ("all", hacked.rise_on_the_way))
+        })]  # fmt: skip
     return "\n".join([*lines, "", "![Q by step](images/q_by_step.png)",
                       "![Calibration](images/calibration.png)", ""])  # fmt: skip
+
+
+def _recorded(file: Path, plan: Plan) -> Iterator[Judged]:
+    return recorded(t for t in read_trajectories(file) if t.attempt == 0 and t.slot < plan.attempts)
 
 
 def _ablation(plan: Plan, images: Path) -> str:
@@ -325,6 +352,11 @@ _SECOND_TABLE = (
     "| | pass@1 (random of N) | pass@5 | pass@10 | gap recovered, N=5 | N=10 "
     "| submitted | extra attempts | tokens an attempt |"
 )
+_HACKING = """\
+Value hacking, within the {tasks} tasks that were failed both with and without lookahead: the mean Q
+of failures is higher under lookahead by {last} at the last turn and by {all} over all turns. As far
+as it rises, argmax has found the critic's errors.
+"""
 _VOTE = """\
 The vote takes the most frequent of {k} candidates at every step, with no critic (a request whose
 critic is `none`). It is the baseline to beat: percent that it solves beyond the critic's choice of
@@ -343,11 +375,12 @@ _INTRODUCTION = """# Experiments
 
 Written by `make experiment`; the numbers are percent of held-out tasks solved. Tasks that nobody
 trained on: {plan.tasks}; trajectories a task and seed: {plan.attempts}; seeds: {plan.seeds};
-temperature: {temperature}. Policy and critic are those in `examples/bugfix/checkpoints`, served by
-real vLLM; actions are executed in bubblewrap. Intervals are 95 % bootstrap intervals whose unit is
-the task. *Selection* and *both* take the trajectory of highest last Q among N, submitted ones
-first, in expectation over all draws of N from all trajectories of a task. In the *default* regime
-a trajectory that does not submit has failed; *until-submitted* tries again, at most ten times.
+temperature: {temperature}. Policy and critic are those in `examples/bugfix/checkpoints` (the critic
+is the second of two rounds of training), served by real vLLM; actions are executed in bubblewrap.
+Intervals are 95 % bootstrap intervals whose unit is the task. *Selection* and *both* take the
+trajectory of highest last Q among N, submitted ones first, in expectation over all draws of N from
+all trajectories of a task. In the *default* regime a trajectory that does not submit has failed;
+*until-submitted* tries again, at most ten times.
 """
 
 

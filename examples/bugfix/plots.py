@@ -92,7 +92,7 @@ def bars(estimates: Mapping[str, Estimate], out: Path) -> None:
 
 def interval(found: Results, n: int) -> Estimate:
     """Success of the critic's choice of n, with its interval over tasks."""
-    return best_interval(found.outcomes, found.scores, n, draws=500)
+    return best_interval(found.outcomes, found.scores, n, draws=1000)
 
 
 def _save(figure: plt.Figure, axes: plt.Axes, out: Path, *, legend: bool = True) -> None:
