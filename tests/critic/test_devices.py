@@ -39,6 +39,7 @@ def sharded(folder, out):
     return [
         sys.executable, "-m", "accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2",
         "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "bf16",
+        "--main_process_port", "0",
         str(Path(__file__).with_name("sharded.py")), "train", "--init", str(folder / "policy"),
         "--data", str(folder / "data.jsonl"), "--out", str(folder / out), "--json",
         *(word for setting in settings for word in ("--set", setting)), "--set", "warm_lam=none",
@@ -46,9 +47,9 @@ def sharded(folder, out):
 
 
 def run(command):
-    return subprocess.run(
-        command, check=True, capture_output=True, text=True, timeout=300, env=ENVIRONMENT
-    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 ENVIRONMENT = os.environ | {"ACCELERATE_TORCH_DEVICE": "cpu", "OMP_NUM_THREADS": "1"}

@@ -230,7 +230,8 @@ def test_two_processes_take_the_same_steps_as_one(tmp_path):
     for processes, kind, out in (("1", "--cpu", "one"), ("2", "--multi_gpu", "two")):
         command = [
             sys.executable, "-m", "accelerate.commands.launch", kind, "--num_processes",
-            processes, "--num_machines", "1", "--mixed_precision", "bf16", "-m", "critic", "train",
+            processes, "--num_machines", "1", "--mixed_precision", "bf16", "--main_process_port",
+            "0", "-m", "critic", "train",
             "--init", str(policy), "--data", str(tmp_path / "data.jsonl"),
             "--out", str(tmp_path / out), "--json", *settings,
         ]  # fmt: skip
