@@ -53,11 +53,14 @@ class Cell:
 
     @property
     def name(self) -> str:
-        told = self.factor if self.factor == BASE else f"{self.factor}={self.value}"
-        return f"{told}-seed{self.seed}"
+        return _name(self.factor, self.value, self.seed)
 
 
 BASE = "base"
+
+
+def _name(factor: str, value: str, seed: int) -> str:
+    return f"{factor if factor == BASE else f'{factor}={value}'}-seed{seed}"
 
 
 class Found(BaseModel):
@@ -72,6 +75,11 @@ class Found(BaseModel):
     best_of: dict[int, dict[str, float]]
     """Expected success of the critic's choice of N, by N and task."""
     trained: dict[str, float | None] = Field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Its folder's."""
+        return _name(self.factor, self.value, self.seed)
 
 
 class Compared(BaseModel):
@@ -226,12 +234,12 @@ def _compared(group: dict[int, Found], base: dict[int, Found], draws: int) -> Co
     every = list(group.values())
     some = every[0]
     paired = sorted(group.keys() & base.keys())
-    options = {"draws": draws, "resample_columns": True}
+    options: dict[str, Any] = {"draws": draws, "drawn": "seeds"}
     best, beyond, by_seed = {}, {}, {}
     for n in some.best_of:
         if not (tasks := _tasks(every, n)):
             continue
-        best[n] = bootstrap(success, _table(every, n, tasks), **options)  # type: ignore[arg-type]
+        best[n] = bootstrap(success, _table(every, n, tasks), **options)
         by_seed[n] = [float(np.mean(list(group[seed].best_of[n].values()))) for seed in group]
         ours, theirs = ([found[seed] for seed in paired] for found in (group, base))
         if paired and (common := _tasks([*ours, *theirs], n)):
@@ -260,7 +268,7 @@ def _table(found: Sequence[Found], n: int, tasks: Sequence[str]) -> np.ndarray:
 def read_found(folder: Path) -> Iterator[Found]:
     """All results in an ablation's folder, by name."""
     for path in sorted(folder.glob(f"*/{_RESULT}")):
-        yield Found.model_validate(json.loads(path.read_text()))
+        yield Found.model_validate_json(path.read_text())
 
 
 def _mean(values: Sequence[float | None]) -> float:

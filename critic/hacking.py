@@ -9,6 +9,7 @@ lookahead also changes which tasks are failed at all.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel
@@ -45,11 +46,11 @@ def hacking(judged: Sequence[Judged], *, draws: int = 2000) -> Hacking | None:
         return [[float(np.mean([q(o) for o in own if o.guided == guided]))] for own in both]
 
     alone, guided = column(False, _last_q), column(True, _last_q)
-    options = {"draws": draws, "resample_attempts": False}
+    options: dict[str, Any] = {"draws": draws, "drawn": "tasks"}
     return Hacking(
         tasks=len(both),
-        alone=bootstrap(success, alone, **options),  # type: ignore[arg-type]
-        guided=bootstrap(success, guided, **options),  # type: ignore[arg-type]
+        alone=bootstrap(success, alone, **options),
+        guided=bootstrap(success, guided, **options),
         rise=difference(guided, alone, **options),
         rise_on_the_way=difference(column(True, _mean_q), column(False, _mean_q), **options),
     )

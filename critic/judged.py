@@ -12,8 +12,6 @@ from critic.errors import NotJudged
 from critic.judges import Judge, said
 from critic.trajectory import Trajectory
 
-Answer = Callable[[Trajectory], str]
-
 
 @dataclass(frozen=True)
 class Judged:
@@ -59,19 +57,18 @@ def answer_of(trajectory: Trajectory) -> str:
     return "\0".join(step.decision.message.action_key for step in trajectory.steps)
 
 
-def recorded(trajectories: Iterable[Trajectory], *, answer: Answer = answer_of) -> Iterator[Judged]:
+def recorded(trajectories: Iterable[Trajectory]) -> Iterator[Judged]:
     """Rewarded trajectories with the Q that was recorded when they were made; those without one at
     their last turn are left out."""
     for trajectory in trajectories:
         if trajectory.reward is not None and trajectory.last_q is not None:
-            yield _judged(trajectory, answer, [q for q in trajectory.qs if q is not None])
+            yield _judged(trajectory, [q for q in trajectory.qs if q is not None])
 
 
 def judge(
     by: Judge,
     trajectories: Iterable[Trajectory],
     *,
-    answer: Answer = answer_of,
     left_out: Counter[str] | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Iterator[Judged]:
@@ -83,7 +80,7 @@ def judge(
         if isinstance(qs, NotJudged):
             counted[qs.why] += 1
         else:
-            yield _judged(trajectory, answer, qs)
+            yield _judged(trajectory, qs)
         progress(done)
 
 
@@ -108,8 +105,8 @@ def _can_be_judged(trajectory: Trajectory, left_out: Counter[str]) -> bool:
     return trajectory.reward is not None and bool(trajectory.steps)
 
 
-def _judged(trajectory: Trajectory, answer: Answer, qs: Sequence[float]) -> Judged:
-    said = answer(trajectory).encode(errors="surrogatepass")
+def _judged(trajectory: Trajectory, qs: Sequence[float]) -> Judged:
+    handed_in = answer_of(trajectory).encode(errors="surrogatepass")
     return Judged(
         id=trajectory.id,
         task_id=trajectory.task_id,
@@ -120,6 +117,6 @@ def _judged(trajectory: Trajectory, answer: Answer, qs: Sequence[float]) -> Judg
             sum(c.q is not None for c in step.decision.candidates) > 1 for step in trajectory.steps
         ),
         attempt=trajectory.attempt,
-        answer=hashlib.blake2b(said, digest_size=8).hexdigest(),
+        answer=hashlib.blake2b(handed_in, digest_size=8).hexdigest(),
         qs=tuple(qs),
     )

@@ -78,8 +78,8 @@ def failed_q(found: Hacking) -> bytes:
 
 
 def ablation(compared: Sequence[Compared], n: int) -> bytes:
-    """What the critic's choice of ``n`` solves beyond the base's, paired by task, by the values of
-    each factor: the intervals of the two alone are wide with the tasks that both share."""
+    """What the critic's choice of ``n`` solves beyond the base's, paired, by the values of each
+    factor: the intervals of the two alone are wide with the tasks that both share."""
     rows = [row for row in compared if row.factor != BASE and n in row.beyond_base]
     factors = list(dict.fromkeys(row.factor for row in rows))
     columns = min(3, len(factors)) or 1

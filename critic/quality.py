@@ -167,8 +167,8 @@ def _at_share(tasks: Sequence[Sequence[Judged]], share: float, draws: int) -> At
 
     return AtShare(
         share=share,
-        auc=_interval(over(auc), len(tasks), draws, telling=len(tasks)),
-        average_precision=_interval(over(average_precision), len(tasks), draws, telling=len(tasks)),
+        auc=_interval(over(auc), len(tasks), draws),
+        average_precision=_interval(over(average_precision), len(tasks), draws),
         within_task=_interval(within, len(tasks), draws, telling=int((right[:, 1] > 0).sum())),
         ece=ece(every_q, every_won),
         brier=brier(every_q, every_won),
@@ -182,13 +182,13 @@ def _interval(
     tasks: int,
     draws: int,
     *,
-    telling: int,
-    seed: int = 0,
+    telling: int | None = None,
 ) -> Estimate:
-    """``telling``: how many of the tasks say anything; one alone has no interval."""
-    rng = np.random.default_rng(seed)
+    """``telling``: how many of the tasks say anything, ``None`` for all; one has no interval."""
+    rng = np.random.default_rng(0)
     values = [measure(rng.integers(tasks, size=tasks)) for _ in range(draws)]
-    known = [value for value in values if not np.isnan(value)] if telling > 1 else []
+    enough = (tasks if telling is None else telling) > 1
+    known = [value for value in values if enough and not np.isnan(value)]
     low, high = np.quantile(known, [0.025, 0.975]) if known else (np.nan, np.nan)
     return Estimate(value=measure(np.arange(tasks)), low=float(low), high=float(high))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 
 from critic.errors import NotJudged
@@ -38,7 +37,7 @@ def _redecided(by: Judge, trajectory: Trajectory, steps: list[dict[str, Candidat
     state = list(trajectory.prefix)
     found: list[Reconsidered] = []
     for step, different in zip(trajectory.steps, steps, strict=True):
-        likeliest = sorted(different, key=lambda action: _logprob(different[action]), reverse=True)
+        likeliest = sorted(different, key=lambda action: different[action].likelihood, reverse=True)
         messages = [m for action in likeliest if (m := different[action].message) is not None]
         qs = by.score(state, messages, policy=trajectory.policy)
         # of equal Q the more probable, as lookahead takes
@@ -53,10 +52,6 @@ def _redecided(by: Judge, trajectory: Trajectory, steps: list[dict[str, Candidat
         )
         state += [step.decision.message, *step.replies]
     return Redecided(trajectory.task_id, (trajectory.reward or 0.0) > 0.5, tuple(found))
-
-
-def _logprob(candidate: Candidate) -> float:
-    return -math.inf if candidate.logprob is None else candidate.logprob
 
 
 def _different(decision: Decision) -> dict[str, Candidate]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel
@@ -53,13 +54,13 @@ def reselect(
             continue
         first = column([chosen_by_score(old[task], n) for task in tasks])
         second = column([chosen_by_score(new[task], n) for task in tasks])
-        options = {"draws": draws, "resample_attempts": False}
+        options: dict[str, Any] = {"draws": draws, "drawn": "tasks"}
         rows.append(
             Reselected(
                 n=n,
                 tasks=len(tasks),
-                before=bootstrap(success, first, **options),  # type: ignore[arg-type]
-                after=bootstrap(success, second, **options),  # type: ignore[arg-type]
+                before=bootstrap(success, first, **options),
+                after=bootstrap(success, second, **options),
                 change=difference(second, first, **options),
                 oracle=float(np.mean([pass_at([[o.won for o in old[t]]], n) for t in tasks])),
             )
@@ -124,15 +125,15 @@ def redecide(redecided: Iterable[Redecided], *, draws: int = 2000) -> Decisions 
     first = column([float(np.mean(won[task])) for task in tasks])
     second = column([float(np.mean(would[task])) for task in tasks])
     steps = [step.same for one in known for step in one.steps]
-    options = {"draws": draws, "resample_attempts": False}
+    options: dict[str, Any] = {"draws": draws, "drawn": "tasks"}
     return Decisions(
         trajectories=len(known),
         tasks=len(tasks),
         steps=len(steps),
         same=float(np.mean(steps)),
         followed=float(np.mean([one.deviation is None for one in known])),
-        before=bootstrap(success, first, **options),  # type: ignore[arg-type]
-        after=bootstrap(success, second, **options),  # type: ignore[arg-type]
+        before=bootstrap(success, first, **options),
+        after=bootstrap(success, second, **options),
         change=difference(second, first, **options),
     )
 

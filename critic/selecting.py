@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import comb
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,11 +62,11 @@ def _row(tasks: Mapping[str, list[Judged]], n: int, draws: int) -> BestOf | None
         "oracle": column([pass_at([[one.won for one in own]], n) for own in enough]),
     }
     found = {
-        name: bootstrap(success, values, draws=draws, resample_attempts=False)
+        name: bootstrap(success, values, draws=draws, drawn="tasks")
         for name, values in columns.items()
     }
     gap = found["oracle"].value - found["random"].value
-    options = {"draws": draws, "resample_attempts": False}
+    options: dict[str, Any] = {"draws": draws, "drawn": "tasks"}
     return BestOf(
         n=n,
         tasks=len(enough),

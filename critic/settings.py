@@ -56,5 +56,6 @@ class TrainingSettings(BaseModel):
 
     def lam_of(self, epoch: int) -> float:
         """Lambda of this pass, from 0."""
-        warm = epoch == 0 and self.epochs > 1 and self.warm_lam is not None
-        return self.warm_lam if warm and self.warm_lam is not None else self.lam
+        if self.warm_lam is not None and epoch == 0 and self.epochs > 1:
+            return self.warm_lam
+        return self.lam

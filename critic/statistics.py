@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from math import comb
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +18,7 @@ from pydantic import BaseModel
 
 Table = NDArray[np.float64]
 Statistic = Callable[..., float]
+Drawn = Literal["attempts", "seeds", "tasks"]
 
 
 class Estimate(BaseModel):
@@ -112,20 +114,19 @@ def bootstrap(
     level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
-    resample_attempts: bool = True,
-    resample_columns: bool = False,
+    drawn: Drawn = "attempts",
 ) -> Estimate:
     """Value and percentile interval of ``statistic(*tables)``.
 
-    All tables are resampled by the same tasks, so comparisons are paired. Within a task, tables of
-    the same number of attempts are resampled by the same attempts, so that scores stay with their
-    outcomes. One task alone has no interval. Raises: ``ValueError`` if the tables have different
-    numbers of tasks.
+    All tables are resampled by the same tasks, so comparisons are paired. ``drawn`` says what is
+    resampled with them. ``attempts``: those of each task, in tables of the same number of attempts
+    the same ones, so that scores stay with their outcomes. ``seeds``: columns, the same ones for
+    all tasks, since all share a seed (of few seeds that gives less than their whole variance).
+    ``tasks``: nothing more, for statistics such as the best of all N, which drawing an attempt
+    twice would bias.
 
-    ``resample_attempts=False`` resamples tasks only: for statistics such as the best of all N,
-    which drawing an attempt twice would bias. ``resample_columns`` resamples the columns instead,
-    the same ones for all tasks: where a column is a seed, which all tasks share. (Of few seeds that
-    gives less than their whole variance.)
+    One task alone has no interval. Raises: ``ValueError`` if the tables have different numbers of
+    tasks, or of seeds.
     """
     arrays = [table(t) for t in tables]
     tasks = {a.shape[0] for a in arrays}
@@ -138,16 +139,21 @@ def bootstrap(
     values = np.empty(draws)
     for draw in range(draws):
         rows = rng.integers(count, size=count)
-        drawn = [a[rows] for a in arrays]
-        if resample_columns:
-            columns = rng.integers(drawn[0].shape[1], size=drawn[0].shape[1])
-            drawn = [a[:, columns] for a in drawn]
-        elif resample_attempts:
-            drawn = _resample_attempts(drawn, rng)
-        values[draw] = statistic(*drawn)
+        again = [a[rows] for a in arrays]
+        if drawn == "attempts":
+            again = _resample_attempts(again, rng)
+        elif drawn == "seeds":
+            again = _resample_seeds(again, rng)
+        values[draw] = statistic(*again)
     tail = (1 - level) / 2
     low, high = np.nanquantile(values, [tail, 1 - tail])
     return Estimate(value=statistic(*arrays), low=float(low), high=float(high))
+
+
+def _resample_seeds(arrays: list[Table], rng: np.random.Generator) -> list[Table]:
+    [width] = {a.shape[1] for a in arrays}
+    columns = rng.integers(width, size=width)
+    return [a[:, columns] for a in arrays]
 
 
 def _resample_attempts(arrays: list[Table], rng: np.random.Generator) -> list[Table]:
@@ -164,7 +170,7 @@ def best_interval(
     n: int,
     *,
     relative_to: ArrayLike | None = None,
-    **options: float,
+    **options: Any,
 ) -> Estimate:
     """``best_of`` with its interval; with ``relative_to``, as a ratio to the success of those
     outcomes over the same tasks. Attempts are resampled for n = 1 only: what is expected of n
@@ -172,19 +178,19 @@ def best_interval(
     errors are those of ``bootstrap`` and ``best_of_each``.
     """
     each = outcomes if n == 1 else best_of_each(outcomes, scores, n)[:, None]
-    common = {"resample_attempts": n == 1, **options}
+    common: dict[str, Any] = {"drawn": "attempts" if n == 1 else "tasks", **options}
     if relative_to is None:
-        return bootstrap(success, each, **common)  # type: ignore[arg-type]
-    return bootstrap(_ratio, each, relative_to, **common)  # type: ignore[arg-type]
+        return bootstrap(success, each, **common)
+    return bootstrap(_ratio, each, relative_to, **common)
 
 
 def _ratio(better: ArrayLike, worse: ArrayLike) -> float:
     return success(better) / success(worse) if success(worse) else float("nan")
 
 
-def difference(better: ArrayLike, worse: ArrayLike, **options: int | float) -> Estimate:
+def difference(better: ArrayLike, worse: ArrayLike, **options: Any) -> Estimate:
     """Paired difference of success over the same tasks, with its interval."""
-    return bootstrap(lambda a, b: success(a) - success(b), better, worse, **options)  # type: ignore[arg-type]
+    return bootstrap(lambda a, b: success(a) - success(b), better, worse, **options)
 
 
 def _check_n(n: int, total: int) -> None:

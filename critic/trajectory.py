@@ -55,10 +55,7 @@ class TrajectoryFile:
         self._file = self._fresh.open("w", encoding="utf-8")
         return self
 
-    def write(self, trajectory: Trajectory) -> None:
-        self.write_line(line_of(trajectory))
-
-    def write_line(self, line: str) -> None:
+    def write(self, line: str) -> None:
         """One that ``line_of`` gave."""
         self._file.write(line)
 
@@ -75,6 +72,6 @@ def write_trajectories(path: str | Path, trajectories: Iterable[Trajectory]) -> 
     count = 0
     with Path(path).open("a", encoding="utf-8") as out:
         for trajectory in trajectories:
-            out.write(trajectory.model_dump_json(exclude_defaults=True) + "\n")
+            out.write(line_of(trajectory))
             count += 1
     return count

@@ -247,11 +247,7 @@ def _key(candidate: Candidate) -> str:
 
 def _by_q(candidate: Candidate) -> tuple[float, float, int]:
     assert candidate.q is not None
-    return (candidate.q, _logprob(candidate), -candidate.index)
-
-
-def _logprob(candidate: Candidate) -> float:
-    return -math.inf if candidate.logprob is None else candidate.logprob
+    return (candidate.q, candidate.likelihood, -candidate.index)
 
 
 def _softmax(scored: list[Candidate], temperature: float, rng: random.Random) -> Candidate:
@@ -276,7 +272,7 @@ def _without_critic(whole: list[Candidate]) -> tuple[Candidate, str]:
     largest = max(len(group) for group in groups.values())
     pool = [group[0] for group in groups.values() if len(group) == largest]
     reason = "majority" if largest > 1 and len(pool) == 1 else "most_probable"
-    return max(pool, key=lambda c: (_logprob(c), -c.index)), reason
+    return max(pool, key=lambda c: (c.likelihood, -c.index)), reason
 
 
 async def _next(samples: AsyncGenerator[Sample, None]) -> Sample | None:

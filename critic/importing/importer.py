@@ -96,7 +96,7 @@ def import_trajectories(
                 counts.duplicates += 1
             else:
                 seen.add(digest)
-                kept.write_line(line)
+                kept.write(line)
                 counts.kept += 1
     return counts
 

@@ -47,12 +47,6 @@ ARGUMENTS = [
 ]
 
 
-def name_of(found: Found) -> str:
-    """Of its critic's folder."""
-    told = BASE if found.factor == BASE else f"{found.factor}={found.value}"
-    return f"{told}-seed{found.seed}"
-
-
 def under_lookahead(critics: Path) -> list[Found]:
     """The critics to measure under lookahead, of those that are there: one seed of each."""
     every = [one for one in read_found(critics) if one.seed == 0]
@@ -61,20 +55,20 @@ def under_lookahead(critics: Path) -> list[Found]:
 
 async def measure(found: Found, *, at_once: int) -> None:
     """Attempts at all held-out tasks under this critic's lookahead."""
-    out = LOOKAHEAD / f"{name_of(found)}.jsonl"
+    out = LOOKAHEAD / f"{found.name}.jsonl"
     if out.exists() and sum(1 for _ in out.open()) >= ATTEMPTS * len(tasks_of("heldout")):
         return
     stack = StackSettings(
         policy=TUNED,
         policy_name="bugfix-policy",
-        critics={"critic": FOLDER / name_of(found)},
+        critics={"critic": FOLDER / found.name},
         max_model_len=MAX_MODEL_LEN,
         policy_arguments=POLICY_ARGUMENTS,
         service={"concurrent_runs": at_once},
     )
     async with local_stack(stack, report=print) as up, AsyncPilotfish(up.url) as client:
         plan = strategy(k=4, n=ATTEMPTS, seed=5000)
-        await collect(client, tasks_of("heldout"), plan, out, at_once=at_once, label=name_of(found))
+        await collect(client, tasks_of("heldout"), plan, out, at_once=at_once, label=found.name)
 
 
 def section(images: Path, critics: Path, lookahead: Path) -> str:
@@ -90,7 +84,7 @@ def section(images: Path, critics: Path, lookahead: Path) -> str:
 
 
 def _lookahead(critics: Path, folder: Path) -> list[str]:
-    files = {name_of(one): folder / f"{name_of(one)}.jsonl" for one in under_lookahead(critics)}
+    files = {one.name: folder / f"{one.name}.jsonl" for one in under_lookahead(critics)}
     there = {name: path for name, path in files.items() if path.exists()}
     base = there.get(f"{BASE}-seed0")
     if base is None:

@@ -68,7 +68,7 @@ def test_attempts_are_resampled_within_tasks():
     interval = bootstrap(success, rows, draws=300)
     assert interval.low < 0.4
     assert interval.high > 0.6
-    still = bootstrap(success, rows, draws=300, resample_attempts=False)
+    still = bootstrap(success, rows, draws=300, drawn="tasks")
     assert (still.low, still.high) == (0.5, 0.5)
 
 
@@ -79,7 +79,7 @@ def test_the_interval_of_the_best_of_n_is_that_of_the_bootstrap(n):
     scores, alone = rng.random((30, 6)), rng.integers(0, 2, (30, 6)).astype(float)
     slow = bootstrap(
         lambda o, s, a: best_of(o, s, n) / success(a), outcomes, scores, alone,
-        draws=200, resample_attempts=n == 1,
+        draws=200, drawn="attempts" if n == 1 else "tasks",
     )  # fmt: skip
     fast = best_interval(outcomes, scores, n, relative_to=alone, draws=200)
     assert fast.model_dump() == pytest.approx(slow.model_dump())
@@ -121,6 +121,6 @@ def test_one_task_has_no_interval():
 def test_a_column_that_all_tasks_share_is_drawn_for_all_at_once():
     alike = np.tile([1.0, 0.0], (40, 1))  # one seed solves everything, the other nothing
     by_attempt = bootstrap(success, alike, draws=300)
-    by_seed = bootstrap(success, alike, draws=300, resample_columns=True)
+    by_seed = bootstrap(success, alike, draws=300, drawn="seeds")
     assert by_attempt.high - by_attempt.low < 0.4
     assert (by_seed.low, by_seed.value, by_seed.high) == (0.0, 0.5, 1.0)

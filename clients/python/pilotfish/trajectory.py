@@ -7,6 +7,7 @@ messages and then steps, up to an exit status and maybe a reward.
 
 from __future__ import annotations
 
+import math
 import uuid
 from typing import Literal, Self
 
@@ -78,6 +79,11 @@ class Candidate(BaseModel):
     duplicate_of: int | None = None
     """Index of the earlier equal candidate whose score this one shares."""
     error: str | None = None
+
+    @property
+    def likelihood(self) -> float:
+        """``logprob``, to order by: what gave none comes last."""
+        return -math.inf if self.logprob is None else self.logprob
 
     @field_validator("message")
     @classmethod
