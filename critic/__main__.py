@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 from pydantic import ValidationError
-from rich.markup import escape
+from rich.text import Text
 
 from critic.commands.ablating import ablate
 from critic.commands.importing import import_
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    errors.print(f"[red]error:[/] {escape(message)}", soft_wrap=True)
+    errors.print(Text.assemble(("error:", "red"), f" {message}"), soft_wrap=True)
     raise SystemExit(1)
 
 

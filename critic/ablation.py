@@ -8,6 +8,7 @@ Each critic is a folder of its own (``lam=0.5-seed1``) with what it was found to
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,9 +119,13 @@ def cells(
 
 def _cell(factor: str, value: Any, base: TrainingSettings) -> Cell:
     if factor == DATA:
-        if not 0 < float(value) <= 1:
+        try:
+            share = float(value)
+        except (TypeError, ValueError):
+            share = math.nan
+        if not 0 < share <= 1:
             raise CriticInputError(f"data is a share of the tasks in (0, 1]; got {value}")
-        return Cell(factor, str(value), base.seed, base, data=float(value))
+        return Cell(factor, str(value), base.seed, base, data=share)
     if factor not in TrainingSettings.model_fields:
         known = ", ".join([DATA, *TrainingSettings.model_fields])
         raise CriticInputError(f"{factor!r} is no setting; there are: {known}")
@@ -174,7 +179,7 @@ def result_of(cell: Cell, folder: Path, *, about: str = "") -> Found | None:
     result = folder / cell.name / _RESULT
     if not result.exists():
         return None
-    found = Found.model_validate_json(result.read_text())
+    found = _read(result)
     if found.about != _about(cell, about):
         raise CriticInputError(
             f"{result} is of other data or settings: give those again, or another --out"
@@ -266,9 +271,17 @@ def _table(found: Sequence[Found], n: int, tasks: Sequence[str]) -> np.ndarray:
 
 
 def read_found(folder: Path) -> Iterator[Found]:
-    """All results in an ablation's folder, by name."""
+    """All results in an ablation's folder, by name. Raises: ``CriticInputError``."""
     for path in sorted(folder.glob(f"*/{_RESULT}")):
-        yield Found.model_validate_json(path.read_text())
+        yield _read(path)
+
+
+def _read(result: Path) -> Found:
+    try:
+        return Found.model_validate_json(result.read_text())
+    except ValidationError as error:
+        told = first_wrong(error.errors())[1]
+        raise CriticInputError(f"{result} is no result, remove it: {told}") from error
 
 
 def _mean(values: Sequence[float | None]) -> float:

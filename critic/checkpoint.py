@@ -17,6 +17,7 @@ from critic.logits import sigmoid, softmax
 from critic.rendering import RENDERING_VERSION, Renderer
 from critic.splitting import is_held_out
 
+CARD = "critic.json"
 HEADS = ("score.weight", "classifier.weight", "classifier.out_proj.weight")
 """What transformers' sequence classifiers call their head."""
 
@@ -84,9 +85,9 @@ def read_card(folder: str | Path) -> CriticCard:
             "sequence classification checkpoint (critic.model.from_causal_lm makes one)"
         )
     try:
-        card = CriticCard.model_validate(_read_json(folder / "critic.json"))
+        card = CriticCard.model_validate(_read_json(folder / CARD))
     except ValidationError as error:
-        raise CriticInputError(f"{folder / 'critic.json'}: {error}") from error
+        raise CriticInputError(f"{folder / CARD}: {error}") from error
     labels = len(config.get("id2label") or {0: "", 1: ""})
     if labels != card.labels:
         wanted = "one" if card.labels == 1 else f"{card.labels}, by its critic.json"
@@ -148,8 +149,10 @@ def read_tokenizer(source: str | Path) -> Any:
 
 
 def write_card(folder: str | Path, card: CriticCard) -> None:
-    """Write ``critic.json``."""
-    (Path(folder) / "critic.json").write_text(card.model_dump_json(indent=2) + "\n")
+    """Write ``critic.json``, whole or not at all."""
+    fresh = Path(folder) / f"{CARD}.tmp"
+    fresh.write_text(card.model_dump_json(indent=2) + "\n")
+    fresh.replace(Path(folder) / CARD)
 
 
 def _check_head(folder: Path, labels: int) -> None:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from critic.errors import HistoryTooLong
+from critic.errors import HistoryTooLong, NotRendered
 from critic.rendering import Rendered, Renderer
 from critic.splitting import is_held_out
 from critic.trajectory import Trajectory
@@ -91,22 +91,22 @@ class Prepared:
     examples: list[Example]
     unrewarded: int
     too_long: int
+    refused: int
     policies: list[str]
-    """Names of those whose trajectories they are, sorted."""
+    """Names of those whose examples they are, sorted."""
 
     @property
     def seen(self) -> int:
-        return len(self.examples) + self.unrewarded + self.too_long
+        return len(self.examples) + self.unrewarded + self.too_long + self.refused
 
 
 def prepare(trajectories: Iterable[Trajectory], renderer: Renderer) -> Prepared:
     """Render trajectories. Those without a reward or an agent turn are left out and counted, and so
-    are those of which no window fits the critic."""
+    are those of which no window fits the critic, and those that its chat template refuses."""
     examples: list[Example] = []
-    unrewarded = too_long = 0
+    unrewarded = too_long = refused = 0
     policies: set[str] = set()
     for trajectory in trajectories:
-        policies.add(trajectory.policy)
         if trajectory.reward is None or not trajectory.steps:
             unrewarded += 1
             continue
@@ -115,8 +115,12 @@ def prepare(trajectories: Iterable[Trajectory], renderer: Renderer) -> Prepared:
         except HistoryTooLong:
             too_long += 1
             continue
+        except NotRendered:
+            refused += 1
+            continue
         examples.append(example_of(windows, trajectory.task_id, trajectory.reward))
-    return Prepared(examples, unrewarded, too_long, sorted(policies))
+        policies.add(trajectory.policy)
+    return Prepared(examples, unrewarded, too_long, refused, sorted(policies))
 
 
 def split_by_task(

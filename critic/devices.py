@@ -9,6 +9,8 @@ and the head (``critic.model``) answers in float32, as without FSDP.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
@@ -28,6 +30,15 @@ def accelerator_of_here() -> Accelerator:
         step_scheduler_with_optimizer=False,
         fsdp_plugin=sharding(),
     )
+
+
+@contextmanager
+def joined_processes() -> Iterator[None]:
+    """Within it processes may train together; at its end they leave each other, since an
+    interpreter that ends while the group's threads still run may be aborted."""
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def sharding() -> FullyShardedDataParallelPlugin | None:

@@ -19,6 +19,12 @@ class NotJudged(CriticInputError):
     """For those who count."""
 
 
+class NotRendered(NotJudged):
+    """The chat template or the tokenizer refuses the history."""
+
+    why = "refused by the critic's template"
+
+
 class HistoryTooLong(NotJudged):
     """The history has more tokens than the critic reads."""
 

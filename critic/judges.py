@@ -62,7 +62,7 @@ class Local:
     def _example(self, trajectory: Trajectory) -> Example | list[float] | NotJudged:
         try:
             windows = self._scorer.renderer.windows(trajectory.messages, policy=trajectory.policy)
-        except HistoryTooLong as error:
+        except NotJudged as error:
             return error
         return example_of(windows, trajectory.task_id, trajectory.reward or 0.0) if windows else []
 

@@ -6,14 +6,18 @@ Shapes: B sequences, L tokens, H hidden, P positions at which Q is read, C logit
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from critic.checkpoint import CriticCard, read_card
+from critic.checkpoint import HEADS, CriticCard, read_card
+from critic.errors import CriticInputError
 from critic.losses import expectation
 
 LORA_SCALE = 2.0
@@ -52,12 +56,11 @@ def from_causal_lm(folder: str | Path, *, labels: int = 1, head_std: float = 0.0
     """A critic begun from a causal LM: its body, and a fresh head. The fresh head is small, so that
     Q starts near 0.5 everywhere.
 
-    Returns: a ``...ForSequenceClassification`` with ``num_labels=labels``.
+    Returns: a ``...ForSequenceClassification`` with ``num_labels=labels``. Raises:
+    ``CriticInputError``.
     """
-    from transformers import AutoModelForSequenceClassification
-
-    model = AutoModelForSequenceClassification.from_pretrained(
-        str(folder), num_labels=labels, problem_type="regression", dtype=torch.float32
+    model = _network(
+        folder, fresh=HEADS, num_labels=labels, problem_type="regression", dtype=torch.float32
     )
     if model.config.pad_token_id is None:
         eos = model.config.eos_token_id
@@ -70,11 +73,44 @@ def load(
     folder: str | Path, *, dtype: torch.dtype = torch.float32
 ) -> tuple[ValueModel, CriticCard]:
     """Model and card of a critic's folder. Raises: ``CriticInputError``."""
+    card = read_card(folder)
+    return ValueModel(_network(folder, dtype=dtype), card.activation).eval(), card
+
+
+def _network(folder: str | Path, *, fresh: Collection[str] = (), **options: Any) -> Any:
+    """Of the weights in ``folder``, all of which must be there and fit, but for ``fresh``: what is
+    missing would be of random numbers. Raises: ``CriticInputError``."""
     from transformers import AutoModelForSequenceClassification
 
-    card = read_card(folder)
-    network = AutoModelForSequenceClassification.from_pretrained(str(folder), dtype=dtype)
-    return ValueModel(network, card.activation).eval(), card
+    try:
+        with _silent():
+            network, told = AutoModelForSequenceClassification.from_pretrained(
+                str(folder), output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CriticInputError(f"{folder} cannot be loaded: {error}") from error
+    missing = sorted(set(told["missing_keys"]).difference(fresh))
+    unfit = sorted(name for name, *_ in told["mismatched_keys"] if name not in fresh)
+    if missing or unfit:
+        what = f"lack {missing[0]}" if missing else f"have {unfit[0]} of another shape"
+        raise CriticInputError(f"{folder} is not what its config.json says: its weights {what}")
+    return network
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """What transformers would say of a fresh head is as it should be."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def freeze_embeddings(network: Any) -> None:

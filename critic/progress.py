@@ -124,8 +124,10 @@ class TrainingRun:
         self.best = metrics | {"step": float(self.step)}
 
     def save(self) -> None:
-        """Save where it can be taken up, beside the last such place, then in its stead."""
-        fresh, place = self.out / f"{STATE}.tmp", self.out / STATE
+        """Save where it can be taken up, beside the last such place, which goes only when this one
+        is whole."""
+        place = self.out / STATE / str(self.step)
+        fresh = place.with_suffix(".tmp")
         if self.accelerator.is_main_process:
             shutil.rmtree(fresh, ignore_errors=True)
         self.accelerator.wait_for_everyone()
@@ -133,22 +135,27 @@ class TrainingRun:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             (fresh / "fingerprint").write_text(self._fingerprint)
-            shutil.rmtree(place, ignore_errors=True)
             fresh.rename(place)
+            for other in place.parent.iterdir():
+                if other != place:
+                    shutil.rmtree(other)
 
     def finish(self) -> None:
         """The state is no longer needed."""
-        if self.accelerator.is_main_process:
-            shutil.rmtree(self.out / STATE, ignore_errors=True)
+        if self.accelerator.is_main_process and (self.out / STATE).exists():
+            gone = self.out / f"{STATE}.tmp"
+            (self.out / STATE).rename(gone)  # else a kill might leave half of one
+            shutil.rmtree(gone)
 
     def _resume(self) -> None:
-        place = self.out / STATE
-        if not place.exists():
+        places = [place for place in self.out.glob(f"{STATE}/*") if place.name.isdigit()]
+        if not places:
             return
+        place = max(places, key=lambda place: int(place.name))
         if (place / "fingerprint").read_text() != self._fingerprint:
             raise CriticInputError(
                 f"{self.out} holds a training that was stopped, of other settings or data: give "
-                f"those again, or remove {place}"
+                f"those again, or remove {place.parent}"
             )
         self.accelerator.load_state(str(place))
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 
-from critic.errors import CriticInputError, NotAppendOnly
+from critic.errors import CriticInputError, NotAppendOnly, NotRendered
 from critic.window import window_starts
 from pilotfish import Message
 
@@ -107,7 +107,8 @@ class Renderer:
         is as short as the critic reads. Each ends with the last turn that is read in it.
 
         Raises: ``HistoryTooLong`` where the first messages and one turn are too long already;
-        ``CriticInputError`` for an empty history.
+        ``NotRendered`` where the template refuses a message; ``CriticInputError`` for an empty
+        history.
         """
         first, turns = self._parts(messages, policy)
         found: list[Rendered] = []
@@ -228,7 +229,7 @@ class Renderer:
                 [_for_template(m) for m in messages], tokenize=False, add_generation_prompt=False
             )
         except (TemplateError, AttributeError, TypeError) as error:
-            raise CriticInputError(f"the critic's chat template fails here: {error}") from error
+            raise NotRendered(f"the critic's chat template fails here: {error}") from error
         return str(rendered)
 
     def _encode(self, text: str) -> tuple[int, ...]:
@@ -237,7 +238,7 @@ class Renderer:
         try:
             return tuple(self.tokenizer.encode(text, add_special_tokens=False))
         except TypeError as error:  # half of a surrogate pair
-            raise CriticInputError(f"the critic's tokenizer cannot read this: {error}") from error
+            raise NotRendered(f"the critic's tokenizer cannot read this: {error}") from error
 
     def _check(self) -> None:
         """The segments of a probe, put together, are what the template makes of the whole of it,

@@ -32,7 +32,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from critic import losses
-from critic.checkpoint import CriticCard, read_renderer
+from critic.checkpoint import CARD, CriticCard, read_card, read_renderer
 from critic.data import Example, Prepared, collate, plan_steps, prepare, split_by_task
 from critic.devices import accelerator_of_here
 from critic.errors import CriticInputError
@@ -79,15 +79,21 @@ def train(
     """
     accelerator = accelerator_of_here()
     set_seed(settings.seed)
-    card = _card(settings)
+    begun = read_card(init) if (Path(init) / CARD).exists() else None
+    card = _card(settings, begun)
     renderer = read_renderer(init, card)
     prepared = prepare(trajectories, renderer)
-    card.policies = prepared.policies
+    card.policies = sorted({*card.policies, *prepared.policies})
     training, held_out = split_by_task(prepared.examples, settings.held_out, seed=settings.seed)
     if not training:
         raise CriticInputError(_nothing(prepared, len(held_out)))
+    if len({example.reward for example in training}) == 1:
+        raise CriticInputError(
+            f"all {len(training)} trajectories to train on end alike (reward "
+            f"{training[0].reward:g}): a critic learns from successes and failures"
+        )
     judged = held_out or training  # a checkpoint is kept by something
-    model = _begin(init, card, settings)
+    model = _begin(init, begun, card, settings)
     pad = int(model.network.config.pad_token_id)
     plan = plan_steps(
         training,
@@ -152,6 +158,7 @@ def train(
         "processes": float(accelerator.num_processes),
         "unrewarded": float(prepared.unrewarded),
         "too_long": float(prepared.too_long),
+        "refused": float(prepared.refused),
     }
 
 
@@ -259,9 +266,11 @@ def _average(
     return AveragedModel(model, multi_avg_fn=mixed)
 
 
-def _begin(init: str | Path, card: CriticCard, settings: TrainingSettings) -> ValueModel:
-    if (Path(init) / "critic.json").exists():
-        model, begun = load(init)
+def _begin(
+    init: str | Path, begun: CriticCard | None, card: CriticCard, settings: TrainingSettings
+) -> ValueModel:
+    if begun is not None:
+        model, _ = load(init)
         if (begun.activation, begun.labels) != (card.activation, card.labels):
             raise CriticInputError(
                 f"{init} has a head of {begun.labels} labels ({begun.activation}); loss "
@@ -297,15 +306,17 @@ def _groups(model: ValueModel, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def _card(settings: TrainingSettings) -> CriticCard:
+def _card(settings: TrainingSettings, begun: CriticCard | None) -> CriticCard:
+    """Of what is trained; a critic that is trained on reads as it did."""
     categorical = settings.loss == "hl_gauss"
     return CriticCard(
         activation="expectation" if categorical else "sigmoid",
         labels=settings.bins if categorical else 1,
         lam=settings.lam,
         gamma=settings.gamma,
-        policy_in_prompt=settings.policy_in_prompt,
-        max_tokens=settings.max_tokens,
+        policies=begun.policies if begun else [],
+        policy_in_prompt=settings.policy_in_prompt or bool(begun and begun.policy_in_prompt),
+        max_tokens=settings.max_tokens or (begun.max_tokens if begun else None),
         held_out=settings.held_out,
         split_seed=settings.seed,
     )
@@ -315,5 +326,5 @@ def _nothing(prepared: Prepared, held_out: int) -> str:
     return (
         f"nothing to train on: {prepared.seen} trajectories, "
         f"{prepared.unrewarded} without a reward, {prepared.too_long} too long, "
-        f"{held_out} held out"
+        f"{prepared.refused} refused by the chat template, {held_out} held out"
     )

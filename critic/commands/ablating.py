@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Annotated
 
@@ -50,10 +51,10 @@ def ablate(
 
     settings = TrainingSettings.model_validate(assigned(base))
     planned = cells(_varied(vary), settings, range(seeds))
-    about = " ".join(
-        [init.name, f"share={share:g}", *(f"{p.name}:{p.stat().st_size}" for p in data + judge_on)]
-    )
     first, step = _part(part)
+    out.mkdir(parents=True, exist_ok=True)
+    _check_apart(data, judge_on)
+    about = " ".join([init.name, f"share={share:g}", *map(_digest, data + judge_on)])
     with interruptible() as interrupted:
         for number, cell in list(enumerate(planned, start=1))[first - 1 :: step]:
             errors.print(f"{number}/{len(planned)} {cell.name}")
@@ -76,10 +77,27 @@ def ablate(
         errors.print(f"{len(found)} of {len(planned)} are there; the other parts tell of all")
     compared = compare(found)
     told = to_json([row.model_dump() for row in compared], inf_nan_mode="null").decode()
-    (out / "ablation.json").write_text(told + "\n")
-    (out / "ablation.md").write_text(ablation_table(compared))
-    ablation_plots(compared, out)
+    if compared:
+        (out / "ablation.json").write_text(told + "\n")
+        (out / "ablation.md").write_text(ablation_table(compared))
+        ablation_plots(compared, out)
     print(told if as_json else ablation_table(compared))
+
+
+def _digest(path: Path) -> str:
+    """Tells the file's content from any other."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _check_apart(data: list[Path], judge_on: list[Path]) -> None:
+    """Raises: ``CriticInputError`` where a task is in both."""
+    trained, judged = ({t.task_id for t in trajectories_of(f)} for f in (data, judge_on))
+    if both := trained & judged:
+        raise CriticInputError(
+            f"{len(both)} tasks of --judge-on are in --data too ({min(both)}, say): a critic is "
+            "judged on tasks that it was not trained on"
+        )
 
 
 def _part(told: str) -> tuple[int, int]:

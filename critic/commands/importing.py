@@ -44,7 +44,7 @@ def import_(
 ) -> None:
     """Make other people's trajectories ours: nebius' data sets, mini-swe-agent, SWE-agent, ATIF,
     the finished runs of a Pilotfish service."""
-    columns = (TextColumn("{task.description}"), TextColumn("{task.completed} rows"))
+    columns = (TextColumn("{task.description}", markup=False), TextColumn("{task.completed} rows"))
     with Progress(*columns, console=errors) as bar:
         task = bar.add_task("importing", total=None)
         counts = import_trajectories(

@@ -46,8 +46,8 @@ def evaluate(
     from critic.quality import FITS, NS, fit_calibration, quality
     from critic.reporting import quality_table, write_report
 
-    if report is not None and report.is_dir():
-        raise CriticInputError(f"--report {report} is a folder; give a file")
+    if report is not None:
+        _check_writable(report)
     if calibrate is not None and calibrate not in FITS:
         raise CriticInputError(f"--calibrate is one of {', '.join(FITS)}; got {calibrate!r}")
     trajectories, left_out = trajectories_of(data), Counter[str]()
@@ -133,6 +133,17 @@ def score(critic: Critic, data: Data, name: Name = None) -> None:
             print(json.dumps({"id": trajectory.id, "task_id": trajectory.task_id} | found))
 
 
+def _check_writable(report: Path) -> None:
+    """Before hours of judging, not after. Raises: ``CriticInputError``; ``OSError``."""
+    if report.is_dir():
+        raise CriticInputError(f"--report {report} is a folder; give a file")
+    report.parent.mkdir(parents=True, exist_ok=True)
+    fresh = not report.exists()
+    report.open("a").close()
+    if fresh:
+        report.unlink()
+
+
 def _tell_left_out(judged: Sequence[Any], left_out: Counter[str]) -> None:
     told = ", ".join(f"{count} {why}" for why, count in left_out.items() if count)
     if not judged:  # also of a pipe, which is read once
@@ -149,7 +160,7 @@ def _wide() -> Console:
 
 @contextmanager
 def _counting(what: str) -> Iterator[Callable[[int], None]]:
-    columns = (TextColumn("{task.description}"), TextColumn("{task.completed}"))
+    columns = (TextColumn("{task.description}", markup=False), TextColumn("{task.completed}"))
     with Progress(*columns, console=errors) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done: bar.update(task, completed=done)

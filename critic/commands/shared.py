@@ -18,7 +18,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from critic.errors import CriticInputError
 from critic.trajectory import Trajectory, read_trajectories
 
-errors = Console(stderr=True)
+errors = Console(stderr=True, markup=False, highlight=False)
+"""Where all is said that is no result. Names of files may look like markup."""
 
 Data = Annotated[
     list[Path],
@@ -58,7 +59,7 @@ def is_first_process() -> bool:
 @contextmanager
 def training_bar() -> Iterator[Callable[[int, int, dict[str, float]], None]]:
     """A bar of a training, moved as ``critic.training.Progress`` says."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=errors, disable=not is_first_process()) as bar:
         task = bar.add_task("training", total=None)
 

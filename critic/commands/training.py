@@ -71,12 +71,13 @@ def train(
     """Train a critic on trajectories that have a reward. Ctrl-C stops it; the same command goes
     on."""
     given = dict(locals())
+    from critic.devices import joined_processes
     from critic.training import train as run
 
     named = {name: given[name] for name in TrainingSettings.model_fields if name in given}
     settings = TrainingSettings.model_validate(named | assigned(others))
     _check_place(init, out)
-    with training_bar() as show, interruptible() as interrupted:
+    with joined_processes(), training_bar() as show, interruptible() as interrupted:
         metrics = run(
             init, trajectories_of(data), out, settings, progress=show, stopped=interrupted.is_set
         )
@@ -90,11 +91,12 @@ def train(
 
 def _check_place(init: Path, out: Path) -> None:
     """Nothing that is finished is written over. Raises: ``CriticInputError``."""
+    from critic.checkpoint import CARD
     from critic.progress import STATE
 
     if out.resolve() == init.resolve():
         raise CriticInputError(f"--out {out} is --init: give a folder of its own")
-    if (out / "critic.json").exists() and not (out / STATE).exists():
+    if (out / CARD).exists() and not (out / STATE).exists():
         raise CriticInputError(
             f"{out} holds a critic and no training that was stopped: give another --out, or "
             "remove it"

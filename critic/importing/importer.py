@@ -62,8 +62,8 @@ def import_trajectories(
     ``rejects``, a JSON line each: ``{"where", "error"}``. ``out`` is in place only when all of it
     is written.
 
-    Raises: ``CriticInputError`` for a source that is not there or an unknown format;
-    ``PilotfishError`` for a service that cannot be asked.
+    Raises: ``CriticInputError`` for a source that is not there, an unknown format, or rows of which
+    none is kept (``out`` stays as it was); ``PilotfishError`` for a service that cannot be asked.
     """
     sources = list(sources)
     if format is not None and format not in FORMATS:
@@ -98,7 +98,17 @@ def import_trajectories(
                 seen.add(digest)
                 kept.write(line)
                 counts.kept += 1
+        if not counts.kept:
+            raise CriticInputError(_nothing(counts, rejects))
     return counts
+
+
+def _nothing(counts: Imported, rejects: Path) -> str:
+    why = f"{counts.unrewarded} have no outcome (--rewards, --keep-unrewarded)"
+    if counts.rejected:
+        most = max(counts.errors, key=lambda error: counts.errors[error])
+        why = f"{counts.rejected} were rejected ({most}; see {rejects}), {why}"
+    return f"nothing was imported: of {counts.rows} rows, {why}"
 
 
 def _check_places(files: list[Path], out: Path, rejects: Path) -> None:

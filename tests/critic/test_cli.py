@@ -178,6 +178,7 @@ def test_ablate(folder, critic, tmp_path):
     half = critic(*command, "--part", "2/2")
     assert half.code == 0, half.stderr
     assert "1 of 3 are there" in half.stderr
+    assert "| lam = 1 | 1 |" in half.stdout
     assert [p.name for p in out.iterdir() if p.is_dir()] == ["lam=1-seed0"]
     told = critic(*command)
     assert told.code == 0, told.stderr
@@ -189,14 +190,62 @@ def test_ablate(folder, critic, tmp_path):
     assert (out / "ablation.png").read_bytes().startswith(b"\x89PNG")
     weights = out / "lam=1-seed0" / "model.safetensors"
     made = weights.stat().st_mtime_ns
+    (out / "lam=1-seed0" / "result.json").unlink()  # killed while it was judged
     assert critic(*command).code == 0
     assert weights.stat().st_mtime_ns == made
+    none = critic(*command, "--out", tmp_path / "empty", "--part", "4/4", "--json")
+    assert (none.code, none.stdout) == (0, "[]\n"), none.stderr
     other = critic(*command, "--set", "lr=0.01")
     assert (other.code, "other data or settings" in other.stderr) == (1, True)
     for vary, message in (("lam=2", "lam=2"), ("speed=1", "no setting"), ("data=0", "in (0, 1]"),
-                          ("lam", "NAME=VALUE")):  # fmt: skip
+                          ("data=none", "in (0, 1]"), ("lam", "NAME=VALUE")):  # fmt: skip
         wrong = critic(*command[:-4], "--vary", vary)
         assert (wrong.code, message in wrong.stderr) == (1, True), wrong.stderr
+
+
+def test_an_ablation_is_judged_on_other_tasks_and_on_whole_results(folder, critic, tmp_path):
+    data = folder / "rollouts.jsonl"
+    command = ["ablate", "--init", folder / "policy", "--data", data, "--out", tmp_path / "out",
+               "--vary", "lam=0", "--seeds", 1, "--judge-on"]  # fmt: skip
+    own = critic(*command, data)
+    assert (own.code, "6 tasks of --judge-on are in --data too (t0" in own.stderr) == (1, True)
+    write_trajectories(tmp_path / "others.jsonl", [trajectory("o", ["ls"], reward=1.0)])
+    (tmp_path / "out" / "base-seed0").mkdir(parents=True)
+    (tmp_path / "out" / "base-seed0" / "result.json").write_text("")
+    half = critic(*command, tmp_path / "others.jsonl")
+    assert (half.code, "result.json is no result, remove it" in half.stderr) == (1, True)
+
+
+def test_calibration_is_of_what_the_model_says_and_failed_q_of_what_the_critic_says(
+    folder, critic, tmp_path
+):
+    rows = list(read_trajectories(folder / "rollouts.jsonl"))
+    settings = TrainingSettings(epochs=8, lr=3e-3, held_out=0)
+    train(folder / "policy", rows, tmp_path / "c", settings)
+    noise = [trajectory("n", ["```bash\nls\n```", "submit"], reward=0.0)] * 3
+    write_trajectories(tmp_path / "data.jsonl", [*rows, *noise])
+    cards = []
+    for _ in range(2):
+        command = ["--critic", tmp_path / "c", "--data", tmp_path / "data.jsonl"]
+        assert critic("eval", *command, "--calibrate", "platt").code == 0
+        cards.append(json.loads((tmp_path / "c" / "critic.json").read_text()))
+    assert cards[0] == cards[1]
+    said = [json.loads(line)["q"][-1] for line in critic("score", *command).stdout.splitlines()]
+    failed = [q for q, row in zip(said, [*rows, *noise], strict=True) if not row.reward]
+    assert cards[0]["failed_q"] == pytest.approx(sum(failed) / len(failed), abs=1e-6)
+    assert cards[0]["calibration"]["slope"] != pytest.approx(1, abs=0.05)
+
+
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_judged(
+    folder, critic, trained, tmp_path
+):
+    data = ["--data", folder / "rollouts.jsonl"]
+    (tmp_path / "file").write_text("x")
+    told = critic("eval", "--critic", trained, *data, "--report", tmp_path / "file" / "r.html")
+    assert (told.code, "judging" in told.stderr) == (1, False)
+    odd = tmp_path / "[/red] r.html"
+    told = critic("eval", "--critic", trained, *data, "--report", odd)
+    assert (told.code, f"wrote {odd}" in told.stderr.replace("\n", "")) == (0, True), told.stderr
 
 
 def test_why_nothing_can_be_measured_is_told(critic, trained, tmp_path):
@@ -242,6 +291,12 @@ def test_an_import_of_nothing_is_one_line(critic, tmp_path):
     shown = critic("import", tmp_path / "nowhere.parquet", "--out", tmp_path / "out.jsonl")
     assert shown.code == 1
     assert "does not exist" in shown.stderr
+    out = tmp_path / "out.jsonl"
+    out.write_text("good\n")
+    (tmp_path / "in.jsonl").write_text("{broken\n")
+    shown = critic("import", tmp_path / "in.jsonl", "--out", out)
+    assert (shown.code, "1 were rejected (not JSON" in shown.stderr) == (1, True), shown.stderr
+    assert out.read_text() == "good\n"
 
 
 def test_a_training_that_is_stopped_goes_on_by_the_same_command(

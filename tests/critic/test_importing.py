@@ -303,8 +303,8 @@ def test_a_parquet_file_that_was_cut_short_is_a_reject(run, tmp_path):
     whole = parquet(tmp_path / "whole.parquet", [SWE_AGENT_ROW])
     cut = tmp_path / "cut.parquet"
     cut.write_bytes(whole.read_bytes()[:-20])
-    counts, _, [refused] = run(cut)
-    assert (counts.kept, counts.rejected) == (0, 1)
+    counts, _, [refused] = run(cut, whole)
+    assert (counts.kept, counts.rejected) == (1, 1)
     assert "not Parquet" in refused["error"]
 
 
@@ -341,9 +341,9 @@ def test_an_unknown_format_is_named_beside_the_known(run, tmp_path):
 
 
 def test_a_format_that_is_given_is_the_one_that_is_tried(run, tmp_path):
-    counts, _, [refused] = run(parquet(tmp_path / "r.parquet", [SWE_AGENT_ROW]), format="atif")
-    assert counts.rejected == 1
-    assert refused["error"]
+    with pytest.raises(CriticInputError, match="nothing was imported: of 1 rows, 1 were rejected"):
+        run(parquet(tmp_path / "r.parquet", [SWE_AGENT_ROW]), format="atif")
+    assert json.loads((tmp_path / "rejects.jsonl").read_text())["error"]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from critic.reporting import percent
 from critic.statistics import (
     best_interval,
     best_of,
@@ -115,6 +116,7 @@ def test_one_task_has_no_interval():
     assert alone.value == pytest.approx(2 / 3)
     assert np.isnan([alone.low, alone.high]).all()
     assert alone.between("{:.1f}".format) == "no interval"
+    assert percent(alone) == "66.7 (no interval)"
     assert difference([[1], [1]], [[0], [0]], draws=20).between("{:.1f}".format) == "1.0 to 1.0"
 
 

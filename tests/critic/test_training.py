@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 import torch
@@ -14,13 +15,16 @@ from critic import progress, training
 from critic.checkpoint import read_card
 from critic.data import by_length, collate, plan_steps, prepare, split_by_task
 from critic.errors import CriticInputError, HistoryTooLong
+from critic.judged import judge
+from critic.judges import Local
+from critic.model import from_causal_lm
 from critic.rendering import Renderer
 from critic.scoring import Scorer
 from critic.settings import TrainingSettings
 from critic.training import targets_of, train
 from critic.trajectory import read_trajectories, write_trajectories
 from pilotfish import Message
-from tests.tiny import causal_lm, tokenizer, trajectory
+from tests.tiny import CHAT_TEMPLATE, causal_lm, tokenizer, trajectory
 
 FAST = TrainingSettings(epochs=12, lr=3e-3, batch_tokens=2000, held_out=0.2)
 
@@ -133,6 +137,79 @@ def test_stopped_and_taken_up_it_comes_to_the_same_weights(tmp_path, network):
     logged = [json.loads(line)["step"] for line in (tmp_path / "parts/metrics.jsonl").open()]
     assert sorted(set(logged)) == list(range(1, max(seen) + 1))
     assert not (tmp_path / "parts" / "state").exists()
+
+
+def test_killed_while_it_saves_it_is_taken_up_from_the_last_whole_state(tmp_path, monkeypatch):
+    policy = causal_lm(tmp_path / "policy")
+    settings = SHORT.model_copy(update={"save_every": 2})
+    train(policy, dataset(), tmp_path / "whole", settings)
+    remove = progress.shutil.rmtree
+
+    def killed(path, **options):
+        if path.name.isdigit():
+            (path / "fingerprint").unlink()
+            raise KeyboardInterrupt
+        remove(path, **options)
+
+    monkeypatch.setattr(progress.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(policy, dataset(), tmp_path / "parts", settings)
+    monkeypatch.setattr(progress.shutil, "rmtree", remove)
+    state = tmp_path / "parts" / "state"
+    assert {place.name for place in state.iterdir()} == {"2", "4"}
+    (state / "6.tmp").mkdir()
+    begun = []
+    train(policy, dataset(), tmp_path / "parts", settings, progress=lambda s, n, m: begun.append(s))
+    assert begun[0] == 5
+    assert same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts"))
+
+
+def test_a_critic_that_is_trained_on_reads_as_it_did(tmp_path):
+    policy = causal_lm(tmp_path / "policy")
+    first = SHORT.model_copy(update={"max_tokens": 90, "policy_in_prompt": True})
+    train(policy, dataset(), tmp_path / "one", first)
+    rows = [row.model_copy(update={"policy": "q"}) for row in dataset()]
+    rows.append(trajectory("t", ["submit"], policy="left out"))
+    train(tmp_path / "one", rows, tmp_path / "two", SHORT)
+    card = read_card(tmp_path / "two")
+    assert (card.max_tokens, card.policy_in_prompt, card.policies) == (90, True, ["p", "q"])
+
+
+def test_what_ends_alike_teaches_nothing(tmp_path):
+    policy = causal_lm(tmp_path / "policy")
+    successes = [row for row in dataset() if row.reward]
+    with pytest.raises(CriticInputError, match=r"all \d+ trajectories to train on end alike"):
+        train(policy, successes, tmp_path / "out", FAST)
+
+
+def test_what_the_template_refuses_is_left_out_and_counted(trained, tmp_path):
+    refusing = "{% if 'boom' in messages[-1]['content'] %}{{ raise_exception('no') }}{% endif %}"
+    template = tokenizer(refusing + CHAT_TEMPLATE)
+    rows = [*dataset(2), trajectory("t", ["boom"], reward=1.0)]
+    prepared = prepare(rows, Renderer(template))
+    assert (len(prepared.examples), prepared.refused, prepared.seen) == (4, 1, 5)
+    copy_files(trained[0], tmp_path)
+    template.save_pretrained(tmp_path)
+    left_out = Counter()
+    assert len(list(judge(Local(Scorer(tmp_path)), rows, left_out=left_out))) == 4
+    assert left_out == {"refused by the critic's template": 1}
+
+
+def test_weights_that_are_not_what_the_configuration_says_are_refused(trained, tmp_path):
+    copy_files(trained[0], tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    norm = weights.pop("model.norm.weight")
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    for load in (Scorer, from_causal_lm):
+        with pytest.raises(CriticInputError, match=r"its weights lack model\.norm\.weight"):
+            load(tmp_path)
+    save_file(
+        weights | {"model.norm.weight": torch.cat([norm, norm])},
+        tmp_path / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    with pytest.raises(CriticInputError, match=r"have model\.norm\.weight of another shape"):
+        Scorer(tmp_path)
 
 
 def test_what_was_begun_with_other_settings_is_not_taken_up(tmp_path):
