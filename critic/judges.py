@@ -35,10 +35,10 @@ class Judge(Protocol):
         """Q at every agent turn of each."""
         ...
 
-    def score(
-        self, state: Sequence[Message], actions: Sequence[Message], *, policy: str | None = None
-    ) -> list[float]:
-        """Q of each action in this state. Raises: ``NotJudged``."""
+    def candidates(
+        self, trajectory: Trajectory, of_steps: Sequence[Sequence[Message]]
+    ) -> list[list[float]]:
+        """Q of the candidates that each step of a trajectory had. Raises: ``NotJudged``."""
         ...
 
 
@@ -50,7 +50,7 @@ class Local:
     def __init__(
         self, scorer: Scorer, *, raw: bool = False, batch_tokens: int = BATCH_TOKENS
     ) -> None:
-        self.card, self.score = scorer.card, scorer.score
+        self.card = scorer.card
         self._scorer, self._raw, self._batch_tokens = scorer, raw, batch_tokens
         self._accelerator = Accelerator(mixed_precision="bf16", cpu=scorer.device.type == "cpu")
 
@@ -58,6 +58,14 @@ class Local:
         found = [self._example(trajectory) for trajectory in trajectories]
         values = iter(self._values([one for one in found if isinstance(one, Example)]))
         return [next(values) if isinstance(one, Example) else one for one in found]
+
+    def candidates(
+        self, trajectory: Trajectory, of_steps: Sequence[Sequence[Message]]
+    ) -> list[list[float]]:
+        return [
+            self._scorer.score(state, actions, policy=trajectory.policy)
+            for state, actions in zip(_states(trajectory), of_steps, strict=True)
+        ]
 
     def _example(self, trajectory: Trajectory) -> Example | list[float] | NotJudged:
         try:
@@ -77,7 +85,8 @@ class Local:
 
 class Served:
     """A judge of a service, asked through its API; its key is the client's, ``PILOTFISH_KEY``.
-    What the service cannot do at all ends the asking: ``turns`` raises ``PilotfishError``, or
+    Whose turns it judges is not said: a serving critic that is told so has it in its settings. What
+    the service cannot do at all ends the asking: ``turns`` raises ``PilotfishError``, or
     ``CriticInputError`` where the judge fails at everything that it is given."""
 
     at_once = 4 * REQUESTS_AT_ONCE
@@ -102,12 +111,23 @@ class Served:
         except NotJudged as error:
             return error
 
-    def score(
-        self, state: Sequence[Message], actions: Sequence[Message], *, policy: str | None = None
-    ) -> list[float]:
-        """``policy`` is not sent: what a serving critic is told of it is in its settings."""
+    def candidates(
+        self, trajectory: Trajectory, of_steps: Sequence[Sequence[Message]]
+    ) -> list[list[float]]:
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+            return list(pool.map(self._candidates, _states(trajectory), of_steps))
+
+    def _candidates(self, state: Sequence[Message], actions: Sequence[Message]) -> list[float]:
         with _told():
             return self._client.score(state, actions, **self._critic)
+
+
+def _states(trajectory: Trajectory) -> Iterator[list[Message]]:
+    """The history before each step."""
+    state = list(trajectory.prefix)
+    for step in trajectory.steps:
+        yield state
+        state = [*state, step.decision.message, *step.replies]
 
 
 def said(

@@ -34,14 +34,16 @@ def redecided(
 
 
 def _redecided(by: Judge, trajectory: Trajectory, steps: list[dict[str, Candidate]]) -> Redecided:
-    state = list(trajectory.prefix)
+    qs_of_steps = by.candidates(
+        trajectory, [[m for c in different.values() if (m := c.message)] for different in steps]
+    )
     found: list[Reconsidered] = []
-    for step, different in zip(trajectory.steps, steps, strict=True):
-        likeliest = sorted(different, key=lambda action: different[action].likelihood, reverse=True)
-        messages = [m for action in likeliest if (m := different[action].message) is not None]
-        qs = by.score(state, messages, policy=trajectory.policy)
+    for step, different, qs in zip(trajectory.steps, steps, qs_of_steps, strict=True):
         # of equal Q the more probable, as lookahead takes
-        _, choice = max(zip(qs, likeliest, strict=True), key=lambda pair: pair[0])
+        *_, choice = max(
+            (q, candidate.likelihood, -candidate.index, action)
+            for q, (action, candidate) in zip(qs, different.items(), strict=True)
+        )
         executed = step.decision.message.action_key
         found.append(
             Reconsidered(
@@ -50,7 +52,6 @@ def _redecided(by: Judge, trajectory: Trajectory, steps: list[dict[str, Candidat
                 q_of_choice=different[choice].q or 0.0,
             )
         )
-        state += [step.decision.message, *step.replies]
     return Redecided(trajectory.task_id, (trajectory.reward or 0.0) > 0.5, tuple(found))
 
 

@@ -77,8 +77,8 @@ class Undecided:
     def turns(self, trajectories):
         return [[0.5] * len(t.steps) for t in trajectories]
 
-    def score(self, state, actions, *, policy=None):
-        return [0.5] * len(actions)
+    def candidates(self, trajectory, of_steps):
+        return [[0.5] * len(actions) for actions in of_steps]
 
 
 def test_of_equal_q_the_more_probable_is_taken_as_lookahead_takes_it():
