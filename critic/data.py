@@ -70,6 +70,29 @@ def example_of(windows: Sequence[Rendered], task_id: str = "", reward: float = 0
     )
 
 
+def windows_of(examples: Iterable[Example]) -> list[Example]:
+    """Each window as an example of its own, in order."""
+    return [
+        example if example.rows == 1 else Example(example.task_id, [ids], [ends], example.reward)
+        for example in examples
+        for ids, ends in zip(example.ids, example.turn_ends, strict=True)
+    ]
+
+
+def passes_of(examples: Sequence[Example], budget: int) -> list[list[Example]]:
+    """The same turns in the same order, in groups of at most ``budget`` tokens (one window at
+    least): several only where a trajectory has many windows."""
+    groups: list[list[Example]] = []
+    longest = 0
+    for window in windows_of(examples):
+        longest = max(longest, window.length)
+        if not groups or longest * (len(groups[-1]) + 1) > budget:
+            groups.append([])
+            longest = window.length
+        groups[-1].append(window)
+    return groups
+
+
 @dataclass(frozen=True)
 class Batch:
     """Some examples, padded on the right."""
@@ -102,7 +125,7 @@ class Prepared:
 
 def prepare(trajectories: Iterable[Trajectory], renderer: Renderer) -> Prepared:
     """Render trajectories. Those without a reward or an agent turn are left out and counted, and so
-    are those of which no window fits the critic, and those that its chat template refuses."""
+    are those of which a turn fits no window, and those that its chat template refuses."""
     examples: list[Example] = []
     unrewarded = too_long = refused = 0
     policies: set[str] = set()
@@ -165,12 +188,13 @@ def plan_steps(
     epochs: int,
     batch_tokens: int,
     step_tokens: int | None,
+    processes: int = 1,
     together: int = 1,
     seed: int,
 ) -> list[PlannedStep]:
-    """All steps of a training, a function of what is given. A batch is one forward pass of at most
-    ``batch_tokens``; a step has as many as give ``step_tokens``, or one. ``together``: how many
-    trajectories of a task stay in one batch, as far as it has so many."""
+    """All steps of a training, a function of what is given. A batch has at most ``batch_tokens``,
+    or one example; a step has as many as give ``step_tokens``, or one for each of ``processes``.
+    ``together``: how many trajectories of a task stay in one batch, as far as it has so many."""
     units = siblings(examples, together, seed=seed)
     plan: list[PlannedStep] = []
     for epoch in range(epochs):
@@ -178,7 +202,7 @@ def plan_steps(
             [example for unit in group for example in unit.examples]
             for group in by_length(units, batch_tokens, seed=seed * 1000 + epoch)
         ]
-        steps = _gathered(groups, step_tokens or 1)
+        steps = _gathered(groups, step_tokens, processes)
         plan += [PlannedStep(epoch, step, step is steps[-1]) for step in steps]
     return plan
 
@@ -196,12 +220,14 @@ def siblings(examples: Sequence[Example], most: int, *, seed: int) -> list[Sibli
     return found
 
 
-def _gathered(batches: list[list[Example]], tokens: int) -> list[list[list[Example]]]:
-    """Consecutive batches until they have ``tokens``."""
-    steps: list[list[list[Example]]] = []
-    held = tokens
+def _gathered(
+    batches: list[list[Example]], tokens: int | None, count: int
+) -> list[list[list[Example]]]:
+    """Consecutive batches until they have ``tokens``, or ``count`` of them."""
+    steps: list[list[list[Example]]] = [[]]
+    held = 0
     for batch in batches:
-        if held >= tokens:
+        if len(steps[-1]) >= count if tokens is None else held >= tokens:
             steps.append([])
             held = 0
         steps[-1].append(batch)

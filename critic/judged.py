@@ -47,7 +47,7 @@ class Judged:
     @property
     def score(self) -> float:
         """By what selection ranks: what was submitted before what was not, then the last Q."""
-        return self.last_q + self.submitted
+        return self.last_q + 2 * self.submitted  # a Q may be just 0 or 1
 
 
 def answer_of(trajectory: Trajectory) -> str:

@@ -10,9 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from accelerate import Accelerator
-
 from critic.data import Example, example_of
+from critic.devices import accelerator_of_here
 from critic.errors import CriticInputError, HistoryTooLong, NotJudged
 from critic.importing.served import is_service
 from critic.measuring import values_of
@@ -52,7 +51,7 @@ class Local:
     ) -> None:
         self.card = scorer.card
         self._scorer, self._raw, self._batch_tokens = scorer, raw, batch_tokens
-        self._accelerator = Accelerator(mixed_precision="bf16", cpu=scorer.device.type == "cpu")
+        self._accelerator = accelerator_of_here()
 
     def turns(self, trajectories: Sequence[Trajectory]) -> list[list[float] | NotJudged]:
         found = [self._example(trajectory) for trajectory in trajectories]
@@ -87,7 +86,7 @@ class Served:
     """A judge of a service, asked through its API; its key is the client's, ``PILOTFISH_KEY``.
     Whose turns it judges is not said: a serving critic that is told so has it in its settings. What
     the service cannot do at all ends the asking: ``turns`` raises ``PilotfishError``, or
-    ``CriticInputError`` where the judge fails at everything that it is given."""
+    ``CriticInputError`` where the judge fails at all that it is given first."""
 
     at_once = 4 * REQUESTS_AT_ONCE
 
@@ -95,13 +94,15 @@ class Served:
         """``name``: which of its critics; ``None`` is its default."""
         self._client = client
         self._critic: dict[str, Any] = {} if name is None else {"critic": name}
+        self._has_judged = False
 
     def turns(self, trajectories: Sequence[Trajectory]) -> list[list[float] | NotJudged]:
         with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
             found = list(pool.map(self._turns, trajectories))
         failed = [one for one in found if type(one) is NotJudged]
-        if len(failed) == len(found) > 1:
+        if len(failed) == len(found) > 1 and not self._has_judged:
             raise CriticInputError(f"none of {len(found)} trajectories was judged: {failed[0]}")
+        self._has_judged |= len(failed) < len(found)
         return found
 
     def _turns(self, trajectory: Trajectory) -> list[float] | NotJudged:

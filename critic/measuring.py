@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from critic.data import Example, by_length, collate
+from critic.data import Example, by_length, collate, windows_of
 from critic.evaluation import auc, brier, ece, within_task
 
 
@@ -16,10 +16,12 @@ from critic.evaluation import auc, brier, ece, within_task
 def values_of(
     accelerator: Accelerator, model: Any, examples: list[Example], batch_tokens: int, pad: int
 ) -> list[list[float]]:
-    """Q at every turn of each example. The batches are dealt to the processes; all have all."""
+    """Q at every turn of each example, whose windows are read apart. The batches are dealt to the
+    processes; all have all."""
     model.eval()
-    numbers = {id(example): number for number, example in enumerate(examples)}
-    groups = by_length(examples, batch_tokens, seed=None)
+    windows = windows_of(examples)
+    numbers = {id(window): number for number, window in enumerate(windows)}
+    groups = by_length(windows, batch_tokens, seed=None)
     rank, world = accelerator.process_index, accelerator.num_processes
     own: list[tuple[int, list[float]]] = []
     for at in range(rank, -(-len(groups) // world) * world, world):
@@ -31,7 +33,8 @@ def values_of(
         values = iter(accelerator.unwrap_model(model).q(raw).tolist())
         own += [(numbers[id(e)], [next(values) for _ in range(e.turns)]) for e in group]
     every = dict(gather_object(own)) if world > 1 else dict(own)
-    return [every[number] for number in range(len(examples))]
+    found = iter(every[number] for number in range(len(windows)))
+    return [[q for _ in range(e.rows) for q in next(found)] for e in examples]
 
 
 def measure(

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 
 from critic.checkpoint import CriticCard, write_card
-from critic.data import Example
+from critic.data import PlannedStep
 from critic.errors import CriticInputError
 from critic.model import plain_weights
 
@@ -38,13 +38,13 @@ class TrainingRun:
         settings: BaseModel,
         card: CriticCard,
         tokenizer: Any,
-        examples: list[Example],
+        plan: list[PlannedStep],
         *,
         init: str,
         patience: int | None,
         honest: bool,
     ) -> None:
-        """``init``, ``settings`` and ``examples`` decide every step: a training is taken up only by
+        """``init``, ``settings`` and ``plan`` decide every step: a training is taken up only by
         one of the same. ``patience``: evaluations without a better one after which it gives up.
         ``honest``: whether it is measured on tasks that it is not trained on."""
         self.out, self.accelerator, self.card, self.tokenizer = out, accelerator, card, tokenizer
@@ -54,7 +54,7 @@ class TrainingRun:
         self._worse = 0
         self._seconds = 0.0
         self._began = time.monotonic()
-        self._fingerprint = _fingerprint(init, settings, examples)
+        self._fingerprint = _fingerprint(init, settings, plan)
 
     # ---- what accelerate saves with the weights
 
@@ -93,7 +93,7 @@ class TrainingRun:
         if self.accelerator.is_main_process:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.out.mkdir(parents=True, exist_ok=True)
+            (self.out / STATE).mkdir(parents=True, exist_ok=True)  # it is not finished
             self._cut_log()
             self._log = (self.out / "metrics.jsonl").open("a")
             self._board = SummaryWriter(str(self.out / "tensorboard"), purge_step=self.step)
@@ -144,6 +144,7 @@ class TrainingRun:
         """The state is no longer needed."""
         if self.accelerator.is_main_process and (self.out / STATE).exists():
             gone = self.out / f"{STATE}.tmp"
+            shutil.rmtree(gone, ignore_errors=True)
             (self.out / STATE).rename(gone)  # else a kill might leave half of one
             shutil.rmtree(gone)
 
@@ -175,7 +176,9 @@ class TrainingRun:
         # the last line may be half of one, where we were killed
         whole = [line for line in lines if self.step and line.endswith("}")]
         kept = [line for line in whole if json.loads(line)["step"] <= self.step]
-        path.write_text("".join(f"{line}\n" for line in kept))
+        fresh = path.with_suffix(".tmp")
+        fresh.write_text("".join(f"{line}\n" for line in kept))
+        fresh.replace(path)
 
     def _save_checkpoint(self, network: Any, weights: dict[str, torch.Tensor]) -> None:
         """Write the whole checkpoint beside ``out``, then put it in place."""
@@ -196,15 +199,22 @@ class TrainingRun:
             shutil.rmtree(fresh, ignore_errors=True)
             raise
         for file in fresh.iterdir():
+            if file.is_dir():  # further chat templates, with some tokenizers
+                shutil.rmtree(self.out / file.name, ignore_errors=True)
             file.replace(self.out / file.name)
         fresh.rmdir()
 
 
-def _fingerprint(init: str, settings: BaseModel, examples: list[Example]) -> str:
-    """Of what decides every step: where it begins, settings and data."""
+def _fingerprint(init: str, settings: BaseModel, plan: list[PlannedStep]) -> str:
+    """Of what decides every step: where it begins, settings, and the data of the first pass, whose
+    order tells that of the others."""
     digest = hashlib.blake2b(f"{init} {settings.model_dump_json()}".encode(), digest_size=16)
-    for example in examples:
-        digest.update(f"{example.task_id} {example.reward} {example.length}".encode())
-        for ids in example.ids:
-            digest.update(ids.tobytes())
+    for step in plan:
+        if step.epoch > 0:
+            break
+        digest.update(f"step of {len(step.batches)}".encode())
+        for example in (example for batch in step.batches for example in batch):
+            digest.update(f"{example.task_id} {example.reward} {example.length}".encode())
+            for ids in example.ids:
+                digest.update(ids.tobytes())
     return digest.hexdigest()

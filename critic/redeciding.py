@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 from critic.errors import NotJudged
@@ -15,19 +16,24 @@ def redecided(
     by: Judge,
     trajectories: Iterable[Trajectory],
     *,
+    left_out: Counter[str] | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Iterator[Redecided]:
-    """Every rewarded trajectory that chose among candidates. Left out is what it
-    cannot judge, and what chose without scoring all candidates."""
+    """Every rewarded trajectory that chose among candidates. What it cannot judge, and what chose
+    without scoring all candidates, is left out and counted in ``left_out``."""
+    counted = Counter[str]() if left_out is None else left_out
     done = 0
     for trajectory in trajectories:
         steps = [_different(step.decision) for step in trajectory.steps]
-        scored = all(c.q is not None for found in steps for c in found.values())
-        if trajectory.reward is None or not scored or all(len(found) < 2 for found in steps):
+        if trajectory.reward is None or all(len(found) < 2 for found in steps):
+            continue
+        if any(c.q is None for found in steps for c in found.values()):
+            counted["with a candidate that was not scored"] += 1
             continue
         try:
             yield _redecided(by, trajectory, steps)
-        except NotJudged:
+        except NotJudged as error:
+            counted[error.why] += 1
             continue
         done += 1
         progress(done)

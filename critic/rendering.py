@@ -15,6 +15,7 @@ its own state.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -22,8 +23,8 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 
-from critic.errors import CriticInputError, NotAppendOnly, NotRendered
-from critic.window import window_starts
+from critic.errors import CriticInputError, HistoryTooLong, NotAppendOnly, NotRendered
+from critic.window import readable, window_starts
 from pilotfish import Message
 
 RENDERING_VERSION = 1
@@ -106,16 +107,17 @@ class Renderer:
         """Windows that hold the end of every agent turn once, oldest first: one, where the history
         is as short as the critic reads. Each ends with the last turn that is read in it.
 
-        Raises: ``HistoryTooLong`` where the first messages and one turn are too long already;
+        Raises: ``HistoryTooLong`` where the first messages and any turn alone are too long;
         ``NotRendered`` where the template refuses a message; ``CriticInputError`` for an empty
         history.
         """
         first, turns = self._parts(messages, policy)
         found: list[Rendered] = []
         begin = -1
-        for number, start in enumerate(self._starts(first, turns)):
+        for number, found_start in enumerate(self._starts(first, turns)):
             if number == len(turns):
                 break  # of the turn that is not there yet
+            start = readable(found_start)
             if start != begin:
                 begin = start
                 found.append(Rendered(_joined(first, turns[start:number]), []))
@@ -146,7 +148,7 @@ class Renderer:
         """
         first, turns = self._parts(state, policy)
         *_, start = self._starts(first, turns)
-        return _joined(first, turns[start:])
+        return _joined(first, turns[readable(start) :])
 
     def render_action(
         self, state: Sequence[Message], action: Message, *, policy: str | None = None
@@ -157,7 +159,9 @@ class Renderer:
         """
         if action.role != "assistant":
             raise CriticInputError(f"an action is an assistant's message; got one of {action.role}")
-        return self.windows([*state, action], policy=policy)[-1].ids
+        first, turns = self._parts([*state, action], policy)
+        *_, start, _ = self._starts(first, turns)
+        return [*_joined(first, turns[readable(start) : -1]), *turns[-1].said]
 
     def _parts(
         self, messages: Sequence[Message], policy: str | None
@@ -177,7 +181,7 @@ class Renderer:
                 first = self._tokens(text)
         return first, turns
 
-    def _starts(self, first: Sequence[int], turns: list[_Turn]) -> Iterator[int]:
+    def _starts(self, first: Sequence[int], turns: list[_Turn]) -> Iterator[int | HistoryTooLong]:
         """For each turn, and for one that would follow, the first turn of its window."""
         lengths = [(len(turn.said), len(turn)) for turn in turns]
         return window_starts(len(first), lengths, self.max_tokens, "tokens")
@@ -272,7 +276,20 @@ def _for_template(message: Message) -> dict[str, Any]:
     """The message as templates expect it: plain text content, arguments of tools kept."""
     rendered: dict[str, Any] = {"role": message.role, "content": message.text}
     if message.tool_calls:
-        rendered["tool_calls"] = message.tool_calls
+        rendered["tool_calls"] = [_with_arguments(call) for call in message.tool_calls]
     if message.tool_call_id:
         rendered["tool_call_id"] = message.tool_call_id
     return rendered
+
+
+def _with_arguments(call: dict[str, Any]) -> dict[str, Any]:
+    """The call with its arguments as the object that they are: on the wire they are its JSON, which
+    templates would encode again, or fail to go through."""
+    function = call.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        arguments = json.loads(function["arguments"])
+    except ValueError:  # as the policy wrote it
+        return call
+    return call | {"function": function | {"arguments": arguments}}

@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from critic.checkpoint import read_renderer
-from critic.data import collate, example_of
+from critic.data import collate, example_of, passes_of
 from critic.model import load
 from critic.rendering import Rendered
 from pilotfish import Message
 
+PASS_TOKENS = 16_384
+"""Of one forward pass over windows."""
 KEPT_STATES = 32
 KEPT_TOKENS = 65_536
 """Of all kept states together: 1.6 GB in float32 for a critic of 0.5 B parameters (24 layers, 2
@@ -45,18 +47,22 @@ class Scorer:
         folder: str | Path,
         *,
         dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = None,
     ) -> None:
-        """Raises: ``CriticInputError`` if ``folder`` is no critic."""
+        """``device``: the GPU, where there is one. Raises: ``CriticInputError`` if ``folder`` is no
+        critic."""
         self.model, self.card = load(folder, dtype=dtype)
-        self.device = torch.device(device)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model.to(self.device)
         self.renderer = read_renderer(folder, self.card)
+        self._side_by_side = _attends_to_all(self.model.network.config)
         self._kept: list[_Read] = []
         """Least lately used first."""
 
     def warm(self, state: Sequence[Message], *, policy: str | None = None) -> None:
         """Read the state ahead of its candidates. Raises: ``CriticInputError``."""
+        if not self._side_by_side:
+            return
         self._read(self.renderer.render_state(state, policy=policy))
 
     def score(
@@ -67,8 +73,8 @@ class Scorer:
             return []
         first = self.renderer.render_state(state, policy=policy)
         rows = [self.renderer.render_action(state, action, policy=policy) for action in actions]
-        if not all(row[: len(first)] == first for row in rows):
-            # a long action moved the window
+        if not self._side_by_side or not all(row[: len(first)] == first for row in rows):
+            # or a long action moved the window
             return self._values([Rendered(row, [len(row) - 1]) for row in rows])
         return self._behind(self._read(first), [row[len(first) :] for row in rows])
 
@@ -79,10 +85,12 @@ class Scorer:
 
     @torch.inference_mode()
     def _values(self, windows: list[Rendered]) -> list[float]:
-        batch = collate([example_of(windows)], int(self.model.network.config.pad_token_id))
-        batch = batch.to(self.device)
-        raw = self.model(batch.ids_BL, batch.at_P2)
-        return [self.card.q(logits) for logits in raw.tolist()]
+        pad = int(self.model.network.config.pad_token_id)
+        logits: list[list[float]] = []
+        for some in passes_of([example_of(windows)], PASS_TOKENS):
+            batch = collate(some, pad).to(self.device)
+            logits += self.model(batch.ids_BL, batch.at_P2).tolist()
+        return [self.card.q(one) for one in logits]
 
     @torch.inference_mode()
     def _read(self, state: list[int]) -> _Read:
@@ -128,6 +136,15 @@ class Scorer:
         ends = torch.tensor(lengths, device=self.device).cumsum(0) - 1
         raw = self.model.network.score(hidden[ends]).float()
         return [self.card.q(logits) for logits in raw.tolist()]
+
+
+def _attends_to_all(config: Any) -> bool:
+    """Whether every layer sees all that is before it: of others (sliding windows, recurrent ones)
+    candidates cannot be read side by side."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        return set(kinds) == {"full_attention"}
+    return not getattr(config, "sliding_window", None)
 
 
 def _begins(ids: NDArray[np.int32], with_ids: NDArray[np.int32]) -> int:

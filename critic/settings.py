@@ -35,7 +35,7 @@ class TrainingSettings(BaseModel):
     batch_tokens: int = Field(default=16_384, ge=1)
     """Tokens of one forward pass, padding counted."""
     step_tokens: int | None = Field(default=None, ge=1)
-    """Tokens of one optimiser step, at least; of one forward pass where it is not given."""
+    """Tokens of one optimiser step, at least; where it is not given, a batch of each process."""
     max_tokens: int | None = Field(default=None, ge=16)
     """Tokens that the critic reads; of longer histories, a window (``critic.rendering``)."""
     held_out: float = Field(default=0.1, ge=0, lt=1)

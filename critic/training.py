@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from critic import losses
 from critic.checkpoint import CARD, CriticCard, read_card, read_renderer
-from critic.data import Example, Prepared, collate, plan_steps, prepare, split_by_task
+from critic.data import (
+    Example,
+    Prepared,
+    collate,
+    passes_of,
+    plan_steps,
+    prepare,
+    split_by_task,
+)
 from critic.devices import accelerator_of_here
 from critic.errors import CriticInputError
 from critic.measuring import measure
@@ -100,6 +109,7 @@ def train(
         epochs=settings.epochs,
         batch_tokens=settings.batch_tokens,
         step_tokens=settings.step_tokens,
+        processes=accelerator.num_processes,
         together=TOGETHER if settings.ordering else 1,
         seed=settings.seed,
     )
@@ -116,7 +126,7 @@ def train(
         settings,
         card,
         renderer.tokenizer,
-        training,
+        plan,
         init=str(Path(init).resolve() if Path(init).exists() else init),
         patience=settings.patience,
         honest=bool(held_out),
@@ -131,7 +141,9 @@ def train(
             )
             if not math.isfinite(metrics["loss"]):
                 raise FloatingPointError(f"the loss is {metrics['loss']} at step {number}")
-            accelerator.clip_grad_norm_(model.parameters(), 1.0)
+            norm = accelerator.clip_grad_norm_(model.parameters(), 1.0)
+            if not math.isfinite(norm):
+                raise FloatingPointError(f"the gradient's norm is {float(norm)} at step {number}")
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             metrics["lr"] = float(schedule.get_last_lr()[0])
@@ -183,32 +195,98 @@ def accumulate(
     settings: TrainingSettings,
     lam: float,
 ) -> dict[str, float]:
-    """Gradients of one optimiser step, whose batches are dealt to the processes. A process that
-    gets one less takes part with a weight of nothing, since all have to."""
+    """Gradients of one optimiser step, whose batches are dealt to the processes. One that gets a
+    batch less, or one of fewer passes, takes part with a weight of nothing, since all have to."""
     turns = sum(example.turns for batch in batches for example in batch)
     pairs = sum(_pairs(batch) for batch in batches) if settings.ordering else 0
+    step = _Step(accelerator, model, target_model, pad, settings, lam, turns, pairs)
     rank, world = accelerator.process_index, accelerator.num_processes
-    rounds = math.ceil(len(batches) / world)
     total = torch.zeros((), device=accelerator.device)
-    for number in range(rounds):
-        at = number * world + rank
-        weight = float(at < len(batches))
-        batch = collate(batches[at if weight else 0], pad).to(accelerator.device)
-        with nullcontext() if number == rounds - 1 else accelerator.no_sync(model):
-            with accelerator.autocast():
-                raw = model(batch.ids_BL, batch.at_P2)
-            q = _q(accelerator, model, raw)
-            values = q.detach() if target_model is model else _values(
-                accelerator, target_model, batch)  # fmt: skip
-            targets = targets_of(values.tolist(), batch.examples, lam, settings.gamma)
-            loss = LOSSES[settings.loss](raw, targets.to(raw.device)).sum() / turns
-            if pairs:
-                logits = raw.squeeze(-1) if raw.shape[-1] == 1 else torch.logit(q, eps=1e-4)
-                loss = loss + settings.ordering * _ordering(logits, batch.examples) / pairs
-            # the gradients of all processes are averaged
-            accelerator.backward(loss * weight * world)
-        total += loss.detach() * weight
+    for first in range(0, len(batches), world):
+        dealt = batches[first : first + world]
+        passes = max(len(passes_of(batch, settings.batch_tokens)) for batch in dealt)
+        takes_part = rank < len(dealt)
+        last = first + world >= len(batches)
+        total += step.backward(dealt[rank if takes_part else 0], passes, takes_part, last)
     return {"loss": float(accelerator.reduce(total, reduction="sum"))}
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What the batches of one optimiser step have in common."""
+
+    accelerator: Accelerator
+    model: Any
+    target_model: Any
+    pad: int
+    settings: TrainingSettings
+    lam: float
+    turns: int
+    pairs: int
+
+    def backward(
+        self, batch: list[Example], passes: int, takes_part: bool, last: bool
+    ) -> Tensor | float:
+        """The loss of a batch, whose gradient is added, by ``passes`` through the network.
+
+        Several are for a trajectory of more windows than ``batch_tokens`` (or those of its task):
+        it is read for its values, and then once more in parts, each with the gradient of what it
+        reads, while the rest is as it was read before.
+        """
+        parts = passes_of(batch, self.settings.batch_tokens)
+        before = self._read_before(parts, passes) if passes > 1 else []
+        values = None
+        if self.target_model is not self.model:
+            values = self._values(self._read_all(self.target_model, parts))
+        elif before:
+            values = self._values(torch.cat(before))
+        found: Tensor | float = 0.0
+        for number in range(passes):
+            at = number % len(parts)
+            weight = float(takes_part and number < len(parts))
+            only_here = not last or number < passes - 1
+            with self.accelerator.no_sync(self.model) if only_here else nullcontext():
+                raw = self._read(self.model, parts[at])
+                if before:
+                    raw = torch.cat([*before[:at], raw, *before[at + 1 :]])
+                loss = self._loss(raw, self._values(raw) if values is None else values, batch)
+                # the gradients of all processes are averaged
+                self.accelerator.backward(loss * weight * self.accelerator.num_processes)
+            if number == 0:
+                found = loss.detach() * weight
+        return found
+
+    def _read(self, network: Any, examples: list[Example]) -> Tensor:
+        batch = collate(examples, self.pad).to(self.accelerator.device)
+        with self.accelerator.autocast():
+            raw: Tensor = network(batch.ids_BL, batch.at_P2)
+        return raw
+
+    @torch.no_grad()
+    def _read_all(self, network: Any, parts: list[list[Example]]) -> Tensor:
+        return torch.cat([self._read(network, part) for part in parts])
+
+    @torch.no_grad()
+    def _read_before(self, parts: list[list[Example]], passes: int) -> list[Tensor]:
+        """Of each part; in as many passes as the other processes make."""
+        read = [self._read(self.model, parts[n % len(parts)]) for n in range(passes)]
+        return read[: len(parts)]
+
+    def _q(self, raw: Tensor) -> Tensor:
+        value_model: ValueModel = self.accelerator.unwrap_model(self.model)
+        return value_model.q(raw)
+
+    def _values(self, raw: Tensor) -> list[float]:
+        found: list[float] = self._q(raw.detach()).tolist()
+        return found
+
+    def _loss(self, raw: Tensor, values: list[float], batch: list[Example]) -> Tensor:
+        targets = targets_of(values, batch, self.lam, self.settings.gamma)
+        loss = LOSSES[self.settings.loss](raw, targets.to(raw.device)).sum() / self.turns
+        if not self.pairs:
+            return loss
+        logits = raw.squeeze(-1) if raw.shape[-1] == 1 else torch.logit(self._q(raw), eps=1e-4)
+        return loss + self.settings.ordering * _ordering(logits, batch) / self.pairs
 
 
 def _any(accelerator: Accelerator, told: bool) -> bool:
@@ -241,18 +319,6 @@ def _pairs(examples: list[Example]) -> int:
     """How many pairs ``_ordering`` compares."""
     rewards, tasks = [e.reward for e in examples], [e.task_id for e in examples]
     return len(losses.unequal_pairs(rewards, tasks))
-
-
-def _q(accelerator: Accelerator, model: Any, raw_PC: Tensor) -> Tensor:
-    value_model: ValueModel = accelerator.unwrap_model(model)
-    return value_model.q(raw_PC)
-
-
-@torch.no_grad()
-def _values(accelerator: Accelerator, average: AveragedModel, batch: Any) -> Tensor:
-    with accelerator.autocast():
-        raw = average(batch.ids_BL, batch.at_P2)
-    return _q(accelerator, average.module, raw)
 
 
 def _average(

@@ -16,12 +16,11 @@ from critic.errors import HistoryTooLong
 
 def window_starts(
     first: int, turns: Sequence[tuple[int, int]], most: int | None, unit: str
-) -> Iterator[int]:
-    """For each turn, and for one that would follow, the first turn of its window. ``first``: length
-    of the first messages; ``turns``: of each turn alone, and with the replies to it; ``most``: the
-    bound, all in ``unit``.
-
-    Raises: ``HistoryTooLong`` where the first messages and one turn are too long already.
+) -> Iterator[int | HistoryTooLong]:
+    """For each turn, and for one that would follow, the first turn of its window; or what is wrong
+    where the first messages and the turn alone are too long. ``first``: length of the first
+    messages; ``turns``: of each turn alone, and with the replies to it; ``most``: the bound, all in
+    ``unit``.
 
     >>> list(window_starts(4, [(2, 5)] * 6, 32, "characters"))
     [0, 0, 0, 0, 0, 3, 3]
@@ -38,7 +37,15 @@ def window_starts(
             start += 1
         if most is not None and length + said > most:
             what = "the first messages and one turn" if said else "the first messages"
-            raise HistoryTooLong(f"{what} take {length + said} {unit}; the critic reads {most}")
-        yield start
+            yield HistoryTooLong(f"{what} take {length + said} {unit}; the critic reads {most}")
+        else:
+            yield start
         if number < len(turns):
             length += turns[number][1]
+
+
+def readable(start: int | HistoryTooLong) -> int:
+    """Of what ``window_starts`` gave. Raises: ``HistoryTooLong``."""
+    if isinstance(start, HistoryTooLong):
+        raise start
+    return start

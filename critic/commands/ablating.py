@@ -54,7 +54,7 @@ def ablate(
     first, step = _part(part)
     out.mkdir(parents=True, exist_ok=True)
     _check_apart(data, judge_on)
-    about = " ".join([init.name, f"share={share:g}", *map(_digest, data + judge_on)])
+    about = " ".join([str(init.resolve()), f"share={share:g}", *map(_digest, data + judge_on)])
     with interruptible() as interrupted:
         for number, cell in list(enumerate(planned, start=1))[first - 1 :: step]:
             errors.print(f"{number}/{len(planned)} {cell.name}")

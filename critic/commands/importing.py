@@ -57,6 +57,11 @@ def import_(
             keep_unrewarded=keep_unrewarded,
             progress=lambda path, c: bar.update(task, completed=c.rows, description=path.name),
         )
+    if counts.sharing:
+        errors.print(
+            f"{counts.sharing} trajectories have the outcome that --rewards gives their task, as "
+            "another attempt at it has: import each run with its own report"
+        )
     description = describe(read_trajectories(out))
     if as_json:
         print(json.dumps({"rows": counts.model_dump(), "data": description.model_dump()}))

@@ -114,11 +114,14 @@ def reselect(
         told = None
         if decisions:
             with _counting("judging decisions of trajectories") as progress:
-                told = redecide(redecided(by, trajectories_of(data), progress=progress))
+                skipped = Counter[str]()
+                found = redecided(by, trajectories_of(data), left_out=skipped, progress=progress)
+                told = redecide(found)
+            _tell_left_out([told], skipped, of="decisions")
     if as_json:
-        found: dict[str, Any] = {"selection": [row.model_dump() for row in rows]}
-        found |= {"decisions": told.model_dump() if told else None}
-        print(to_json(found, inf_nan_mode="null").decode())
+        selection = [row.model_dump() for row in rows]
+        result = {"selection": selection, "decisions": told.model_dump() if told else None}
+        print(to_json(result, inf_nan_mode="null").decode())
     else:
         _wide().print(*reselection_table(rows, told), sep="\n")
 
@@ -144,12 +147,14 @@ def _check_writable(report: Path) -> None:
         report.unlink()
 
 
-def _tell_left_out(judged: Sequence[Any], left_out: Counter[str]) -> None:
+def _tell_left_out(
+    judged: Sequence[Any], left_out: Counter[str], *, of: str = "trajectories"
+) -> None:
     told = ", ".join(f"{count} {why}" for why, count in left_out.items() if count)
     if not judged:  # also of a pipe, which is read once
         raise CriticInputError(f"nothing to measure: {told or 'no trajectory in the data'}")
     if told:
-        errors.print(f"left out: {told}")
+        errors.print(f"{of} left out: {told}")
 
 
 def _wide() -> Console:

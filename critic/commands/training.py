@@ -32,7 +32,10 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint.")],
     epochs: int = _DEFAULT.epochs,
     lam: Annotated[
-        float, typer.Option(help="Lambda of TD(lambda); 1 is Monte Carlo.")
+        float,
+        typer.Option(
+            help="Lambda of TD(lambda); 1 is Monte Carlo. The first pass of several: warm_lam."
+        ),
     ] = _DEFAULT.lam,
     gamma: float = _DEFAULT.gamma,
     target_network: Annotated[str, typer.Option(help="online or ema.")] = _DEFAULT.target_network,
@@ -45,7 +48,8 @@ def train(
         int, typer.Option(help="Tokens of a forward pass.")
     ] = _DEFAULT.batch_tokens,
     step_tokens: Annotated[
-        int | None, typer.Option(help="Tokens of an optimiser step; of one pass by default.")
+        int | None,
+        typer.Option(help="Tokens of an optimiser step; by default a batch of each process."),
     ] = _DEFAULT.step_tokens,
     max_tokens: Annotated[
         int | None, typer.Option(help="Tokens that the critic reads; of more, a window.")

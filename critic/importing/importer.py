@@ -33,6 +33,9 @@ class Imported(BaseModel):
     duplicates: int = 0
     unrewarded: int = 0
     """Left out because nothing says whether they solved their task."""
+    sharing: int = 0
+    """Of those kept, how many had their outcome from ``rewards``, as another of their task had:
+    true only where all attempts at it ended so."""
     errors: dict[str, int] = Field(default_factory=dict)
     """Rejected rows by what was wrong, the numbers in it left out."""
 
@@ -58,9 +61,9 @@ def import_trajectories(
 ) -> Imported:
     """Read all rows of ``sources`` (files, folders, URLs of services) and write ``out``, in memory
     that grows only by the digest of each row that is kept (to tell duplicates: the same id, or
-    where the source gives none, the same words, in the same task). What cannot be read goes to
-    ``rejects``, a JSON line each: ``{"where", "error"}``. ``out`` is in place only when all of it
-    is written.
+    where the source gives none, the same words, in the same task), and by the tasks of ``rewards``.
+    What cannot be read goes to ``rejects``, a JSON line each: ``{"where", "error"}``. ``out`` is in
+    place only when all of it is written.
 
     Raises: ``CriticInputError`` for a source that is not there, an unknown format, or rows of which
     none is kept (``out`` stays as it was); ``PilotfishError`` for a service that cannot be asked.
@@ -71,7 +74,7 @@ def import_trajectories(
     services = [str(source) for source in sources if is_service(source)]
     files = [file for s in sources if not is_service(s) for file in files_of(Path(s))]
     _check_places(files, out, rejects)
-    counts, seen = Imported(), set[bytes]()
+    counts, seen, told = Imported(), set[bytes](), set[str]()
     rejects.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         kept = stack.enter_context(TrajectoryFile(out))
@@ -81,6 +84,7 @@ def import_trajectories(
             progress(row.path, counts)
             try:
                 trajectory = _converted(row, format)
+                by_task = trajectory.reward is None
                 _complete(trajectory, rewards or {}, policy)
                 line = _line(trajectory)
             except _Rejected as error:
@@ -98,6 +102,9 @@ def import_trajectories(
                 seen.add(digest)
                 kept.write(line)
                 counts.kept += 1
+                if by_task and trajectory.reward is not None:
+                    counts.sharing += trajectory.task_id in told
+                    told.add(trajectory.task_id)
         if not counts.kept:
             raise CriticInputError(_nothing(counts, rejects))
     return counts

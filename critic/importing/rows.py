@@ -84,5 +84,6 @@ def _parquet(path: Path) -> Iterator[Row]:
                 for fields in batch.to_pylist():
                     number += 1
                     yield Row(path, number, fields)
-    except pa.ArrowException as error:  # a file cut short: what came before it is kept
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        # a file cut short or broken: what came before it is kept
         yield Row(path, number + 1, None, f"not Parquet from here on: {error}")

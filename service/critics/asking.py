@@ -17,8 +17,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from critic.errors import CriticInputError
-from critic.window import window_starts
+from critic.errors import CriticInputError, HistoryTooLong
+from critic.window import readable, window_starts
 from pilotfish import Message
 
 SYSTEM = (
@@ -58,7 +58,7 @@ class Asking:
         """
         first, turns = _parts(state)
         *_, start = self._starts(first, turns)
-        return _prompt(_transcript(first, turns, start))
+        return _prompt(_transcript(first, turns, readable(start)))
 
     def of_action(self, state: Sequence[Message], action: Message) -> Prompt:
         """The question about one action in this state. Raises: as ``of_state``."""
@@ -66,7 +66,7 @@ class Asking:
             raise CriticInputError(f"an action is an assistant's message; got one of {action.role}")
         first, turns = _parts([*state, action])
         start = list(self._starts(first, turns))[-2]  # of the action; the last is for what follows
-        return _prompt(_transcript(first, turns, start) + self._question)
+        return _prompt(_transcript(first, turns, readable(start)) + self._question)
 
     def of_turns(self, messages: Sequence[Message]) -> list[Prompt]:
         """The question about every agent turn, oldest first. Raises: as ``of_state``."""
@@ -76,7 +76,7 @@ class Asking:
             if message.role == "assistant"
         ]
 
-    def _starts(self, first: str, turns: Sequence[tuple[str, str]]) -> list[int]:
+    def _starts(self, first: str, turns: Sequence[tuple[str, str]]) -> list[int | HistoryTooLong]:
         lengths = [(len(said), len(said) + len(then)) for said, then in turns]
         return list(window_starts(len(first), lengths, self._max_chars, "characters"))
 

@@ -148,10 +148,13 @@ def test_reselect(folder, critic, trained, tmp_path):
     assert two["before"]["value"] == 0
     assert two["change"]["value"] == two["after"]["value"] >= 0
     assert found["decisions"]["trajectories"] == 8
+    half = lookahead("t0", "say yes", 0.5, 0.0)
+    half.steps[0].decision.candidates[1].q = None
     long = lookahead("long", "x" * 9000, 0.5, 0.0)
-    write_trajectories(scored, [long])
+    write_trajectories(scored, [half, long])
     shown = critic("reselect", "--critic", trained, "--data", scored)
-    assert "1 too long" in shown.stderr
+    assert "trajectories left out: 1 too long" in shown.stderr
+    assert "decisions left out: 1 with a candidate that was not scored, 1 too long" in shown.stderr
     assert "by this critic" in shown.stdout
     unscored = critic("reselect", "--critic", trained, "--data", folder / "rollouts.jsonl")
     assert (unscored.code, "use eval" in unscored.stderr) == (1, True)
@@ -297,6 +300,15 @@ def test_an_import_of_nothing_is_one_line(critic, tmp_path):
     shown = critic("import", tmp_path / "in.jsonl", "--out", out)
     assert (shown.code, "1 were rejected (not JSON" in shown.stderr) == (1, True), shown.stderr
     assert out.read_text() == "good\n"
+
+
+def test_outcomes_by_task_that_several_attempts_share_are_told(critic, tmp_path):
+    rows = [trajectory("t", [word]) for word in ("ls", "rm")] + [trajectory("o", ["ls"])]
+    write_trajectories(tmp_path / "in.jsonl", rows)
+    (tmp_path / "report.json").write_text('{"t": 1, "o": 0}')
+    command = ["import", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl"]
+    shown = critic(*command, "--rewards", tmp_path / "report.json")
+    assert (shown.code, "1 trajectories have the outcome" in shown.stderr) == (0, True)
 
 
 def test_a_training_that_is_stopped_goes_on_by_the_same_command(

@@ -12,23 +12,31 @@ import torch
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
+from critic.checkpoint import CriticCard, read_renderer
+from critic.data import passes_of, prepare
 from critic.devices import sharding
 from critic.errors import CriticInputError
 from critic.settings import TrainingSettings
 from critic.training import _average, train
 from critic.trajectory import read_trajectories, write_trajectories
 from tests.critic.test_training import dataset
-from tests.tiny import causal_lm
+from tests.tiny import causal_lm, trajectory
 
 SETTINGS = TrainingSettings(
-    epochs=6, lr=3e-3, batch_tokens=300, step_tokens=900, held_out=0.2, warm_lam=None
-)
+    epochs=6, lr=3e-3, batch_tokens=300, step_tokens=900, max_tokens=90, held_out=0.2,
+    warm_lam=None,
+)  # fmt: skip
 
 
 @pytest.fixture
 def data(tmp_path):
     causal_lm(tmp_path / "policy")
-    write_trajectories(tmp_path / "data.jsonl", dataset())
+    long = [
+        trajectory(f"l{i}", [word] * 12, reward=reward)
+        for i in range(2)
+        for word, reward in (("```bash\nls\n```", 1.0), ("```bash\nrm\n```", 0.0))
+    ]
+    write_trajectories(tmp_path / "data.jsonl", [*dataset(), *long])
     return tmp_path
 
 
@@ -61,6 +69,14 @@ def rows(folder):
 
 def losses(folder):
     return [row["loss"] for row in rows(folder) if "loss" in row]
+
+
+def test_some_of_the_data_is_read_in_several_passes(data):
+    card = CriticCard(max_tokens=SETTINGS.max_tokens)
+    renderer = read_renderer(data / "policy", card)
+    examples = prepare(read_trajectories(data / "data.jsonl"), renderer).examples
+    passes = [len(passes_of([example], SETTINGS.batch_tokens)) for example in examples]
+    assert min(passes) == 1 < max(passes)
 
 
 @pytest.mark.slow

@@ -308,6 +308,19 @@ def test_a_parquet_file_that_was_cut_short_is_a_reject(run, tmp_path):
     assert "not Parquet" in refused["error"]
 
 
+def test_a_parquet_file_with_a_broken_page_is_a_reject(run, tmp_path):
+    rows = [SWE_AGENT_ROW | {"instance_id": f"t{i}"} for i in range(300)]
+    broken = tmp_path / "broken.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), broken, row_group_size=100, compression="zstd")
+    content = bytearray(broken.read_bytes())
+    place = pq.ParquetFile(broken).metadata.row_group(2).column(0).data_page_offset
+    content[place : place + 20] = bytes(20)
+    broken.write_bytes(content)
+    counts, _, [refused] = run(broken)
+    assert 0 < counts.kept < 300
+    assert "not Parquet from here on" in refused["error"]
+
+
 def test_the_policys_name_can_be_given(run, tmp_path):
     _, [found], _ = run(parquet(tmp_path / "r.parquet", [SWE_AGENT_ROW]), policy="mine")
     assert found.policy == "mine"

@@ -109,6 +109,36 @@ def test_a_window_moves_once_in_many_turns():
     assert 5 < len(renderer.windows(history)) <= 1 + tokens / between_moves
 
 
+def test_a_turn_that_fits_no_window_blinds_the_critic_at_that_turn_only():
+    turns = [[Message.assistant(text), Message.user("o")] for text in ("a", "b" * 60, "c", "d")]
+    history = [Message.user("u"), *(message for turn in turns for message in turn)]
+    after = SHORT.render_action(history[:5], history[5])
+    assert len(after) <= 48
+    assert TOKENIZER.decode(after).count("<|im_start|>assistant") == 1
+    assert len(SHORT.render_state(history[:-2])) <= 48
+    with pytest.raises(HistoryTooLong, match="one turn"):
+        SHORT.render_action(history[:3], history[3])
+    with pytest.raises(HistoryTooLong, match="one turn"):
+        SHORT.windows(history)
+
+
+def test_arguments_of_a_tool_call_reach_the_template_as_the_object_that_they_are():
+    template = (
+        "{% for m in messages %}{{ m['content'] }}{% for c in m.get('tool_calls') or [] %}"
+        "{% for name, value in c['function']['arguments'].items() %}{{ name }}: {{ value }}"
+        "{% endfor %}{% endfor %}<|im_end|>\n{% endfor %}"
+    )
+    call = {"function": {"name": "bash", "arguments": '{"command": "ls"}'}}
+    turn = Message(role="assistant", content="", tool_calls=[call])
+    renderer = Renderer(tokenizer(template))
+    assert "command: ls" in TOKENIZER.decode(renderer.render([Message.user("u"), turn]).ids)
+    twice = RENDERER.render([Message.user("u"), turn]).ids
+    assert '"arguments": {"command": "ls"}' in TOKENIZER.decode(twice)
+    broken = {"function": {"name": "bash", "arguments": '{"command": '}}
+    turn = Message(role="assistant", content="", tool_calls=[broken])
+    assert "{" in TOKENIZER.decode(RENDERER.render([Message.user("u"), turn]).ids)
+
+
 @pytest.mark.parametrize(("history", "what"), [
     ([Message.user("word " * 60), Message.assistant("a")], "first messages"),
     ([Message.user("u"), Message.assistant("word " * 60)], "one turn"),

@@ -5,23 +5,26 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from contextlib import nullcontext
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from critic import progress, training
 from critic.checkpoint import read_card
-from critic.data import by_length, collate, plan_steps, prepare, split_by_task
+from critic.data import by_length, collate, passes_of, plan_steps, prepare, split_by_task
 from critic.errors import CriticInputError, HistoryTooLong
 from critic.judged import judge
 from critic.judges import Local
-from critic.model import from_causal_lm
+from critic.model import ValueModel, from_causal_lm
 from critic.rendering import Renderer
 from critic.scoring import Scorer
 from critic.settings import TrainingSettings
-from critic.training import targets_of, train
+from critic.training import accumulate, targets_of, train
 from critic.trajectory import read_trajectories, write_trajectories
 from pilotfish import Message
 from tests.tiny import CHAT_TEMPLATE, causal_lm, tokenizer, trajectory
@@ -261,6 +264,122 @@ def test_histories_longer_than_the_critic_reads_are_learnt_through_their_windows
     assert metrics["too_long"] == 0
     assert metrics["auc_last"] == 1.0
     assert len(Scorer(tmp_path / "out").renderer.windows(rows[0].messages)) > 1
+
+
+def gradients(model, batches, settings):
+    """(loss, gradients) of one step, in float32."""
+    accelerator = Accelerator(cpu=True)
+    accelerator.autocast = nullcontext
+    model.zero_grad()
+    told = accumulate(accelerator, model, model, batches, 0, settings, settings.lam)
+    return told["loss"], [weight.grad.clone() for weight in model.parameters()]
+
+
+def assert_same_gradients(first, second):
+    assert first[0] == pytest.approx(second[0], rel=1e-5)
+    for one, other in zip(first[1], second[1], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-3)
+
+
+@pytest.fixture
+def model(tmp_path):
+    return ValueModel(from_causal_lm(causal_lm(tmp_path / "policy"), head_std=0.5), "sigmoid")
+
+
+@pytest.mark.parametrize("change", [{}, {"ordering": 0.5}, {"lam": 1.0}], ids=str)
+def test_a_trajectory_of_many_windows_is_read_in_passes_with_the_gradient_of_one(model, change):
+    rows = [
+        trajectory("t", [*["```bash\nls\n```"] * turns, "submit"], reward=reward)
+        for turns, reward in ((9, 1.0), (12, 0.0))
+    ]
+    batch = prepare(rows, Renderer(tokenizer(), max_tokens=90)).examples
+    few, many = (SHORT.model_copy(update=change | {"batch_tokens": n}) for n in (9999, 90))
+    assert len(passes_of(batch, 9999)) == 1 < len(passes_of(batch, 90))
+    assert_same_gradients(gradients(model, [batch], few), gradients(model, [batch], many))
+
+
+def test_gradients_of_several_batches_are_those_of_one(model):
+    some = prepare(dataset(4), Renderer(tokenizer())).examples
+    several = [some[:3], some[3:4], some[4:]]
+    assert_same_gradients(gradients(model, [some], FAST), gradients(model, several, FAST))
+
+
+def test_without_a_size_of_its_own_a_step_is_a_batch_of_each_process():
+    examples = prepare(dataset(20), Renderer(tokenizer())).examples
+    options = {"epochs": 1, "batch_tokens": 500, "step_tokens": None, "seed": 3}
+    alone, eight = (plan_steps(examples, processes=n, **options) for n in (1, 8))
+    assert {len(step.batches) for step in alone} == {1}
+    assert [len(step.batches) for step in eight[:-1]] == [8] * (len(eight) - 1)
+    assert sum(len(step.batches) for step in eight) == len(alone)
+
+
+def test_a_gradient_that_is_no_number_stops_it_before_any_weight_is_one(tmp_path, monkeypatch):
+    policy, out = causal_lm(tmp_path / "policy"), tmp_path / "out"
+    monkeypatch.setattr(
+        training.Accelerator, "clip_grad_norm_", lambda *_: torch.tensor(float("inf"))
+    )
+    with pytest.raises(FloatingPointError, match="the gradient's norm is inf at step 0"):
+        train(policy, dataset(), out, SHORT)
+    assert not (out / "model.safetensors").exists()
+
+
+def test_the_best_checkpoint_is_kept_and_not_the_last(tmp_path, monkeypatch):
+    policy, out = causal_lm(tmp_path / "policy"), tmp_path / "out"
+    briers = iter([0.3, 0.1, 0.2])
+    kept = []
+    measure = training.measure
+
+    def measured(accelerator, model, *rest):
+        kept.append(model.network.score.weight.detach().clone())
+        return measure(accelerator, model, *rest) | {"brier_last": next(briers)}
+
+    monkeypatch.setattr(training, "measure", measured)
+    found = train(policy, dataset(), out, SHORT.model_copy(update={"epochs": 3}))
+    assert found["brier_last"] == 0.1
+    weights = weights_of(out)
+    assert torch.equal(weights["score.weight"], kept[1].to(torch.bfloat16))
+    assert not torch.equal(weights["score.weight"], kept[2].to(torch.bfloat16))
+
+
+def test_the_embeddings_stay_and_the_rest_learns(tmp_path):
+    policy, out = causal_lm(tmp_path / "policy"), tmp_path / "out"
+    train(policy, dataset(), out, SHORT)
+    before, after = weights_of(policy), weights_of(out)
+    same_as_before = {name for name in before if torch.equal(before[name].bfloat16(), after[name])}
+    assert "model.embed_tokens.weight" in same_as_before
+    assert not any("proj" in name for name in same_as_before)
+
+
+def test_an_averaged_target_network_is_another_than_the_online_one(tmp_path):
+    policy = causal_lm(tmp_path / "policy")
+    for network in ("online", "ema"):
+        settings = SHORT.model_copy(
+            update={"target_network": network, "lam": 0.0, "warm_lam": None}
+        )
+        train(policy, dataset(), tmp_path / network, settings)
+    assert not same(weights_of(tmp_path / "online"), weights_of(tmp_path / "ema"))
+
+
+def test_it_is_logged_for_tensorboard(trained):
+    events = EventAccumulator(str(trained[0] / "tensorboard")).Reload()
+    assert {"loss", "lr", "auc_last"} <= set(events.Tags()["scalars"])
+    assert events.Scalars("loss")[-1].step == trained[2][-1][1]
+
+
+def test_what_broke_off_is_begun_again_by_the_same_command(tmp_path, monkeypatch):
+    policy, out = causal_lm(tmp_path / "policy"), tmp_path / "out"
+
+    def killed(run):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(progress.TrainingRun, "finish", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(policy, dataset(), out, SHORT)
+    assert (out / "critic.json").exists()
+    assert (out / "state").exists()  # what the command goes by: it is not finished
+    monkeypatch.undo()
+    train(policy, dataset(), out, SHORT)
+    assert not (out / "state").exists()
 
 
 def test_a_loss_that_is_no_number_stops_it_and_keeps_the_best_checkpoint(tmp_path, monkeypatch):
