@@ -55,7 +55,7 @@ def measure_one_pass(
     losses: dict[str, float] = {}
 
     def read(batches: list[list[Example]]) -> float:
-        settings = TrainingSettings(lam=1.0)
+        settings = TrainingSettings(lam=1.0, batch_tokens=batch_tokens)
         found = accumulate(accelerator, model, model, batches, pad, settings, settings.lam)
         model.zero_grad(set_to_none=True)
         return found["loss"]

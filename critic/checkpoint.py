@@ -1,23 +1,24 @@
-"""A critic on disk: a stock Hugging Face sequence classification checkpoint with one label, and
-``critic.json`` beside it. Knows nothing of training or serving."""
+"""A critic on disk: a stock Hugging Face sequence classification checkpoint, and ``critic.json``
+beside it. Knows nothing of training or serving."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 
 from critic.calibration import Calibration
 from critic.errors import CriticInputError
-from critic.logits import sigmoid, softmax
+from critic.logits import FEWEST_BINS, bin_middles, sigmoid, softmax
 from critic.rendering import RENDERING_VERSION, Renderer
 from critic.splitting import is_held_out
 
 CARD = "critic.json"
+TRAINED_TASKS = "trained_tasks.json"
 HEADS = ("score.weight", "classifier.weight", "classifier.out_proj.weight")
 """What transformers' sequence classifiers call their head."""
 
@@ -31,7 +32,7 @@ class CriticCard(BaseModel):
     rendering_version: int = RENDERING_VERSION
     activation: Literal["sigmoid", "identity", "expectation"] = "sigmoid"
     """From the head's logits to Q: of one, by a sigmoid or cut to [0, 1]; of several, which are
-    equal bins of [0, 1], the mean of their middles under a softmax."""
+    equal bins, the mean of their middles (``critic.logits``) under a softmax."""
     labels: int = Field(default=1, ge=1)
     """Logits of the head."""
     calibration: Calibration | None = None
@@ -50,6 +51,12 @@ class CriticCard(BaseModel):
     """Mean Q at the last turn of failures of tasks that it was not trained on: of more than this
     under lookahead, the argmax has found its errors."""
 
+    @model_validator(mode="after")
+    def _has_bins(self) -> Self:
+        if self.activation == "expectation" and self.labels < FEWEST_BINS:
+            raise ValueError(f"a categorical head has at least {FEWEST_BINS} labels")
+        return self
+
     def held_out_task(self, task_id: str) -> bool:
         """Whether training held this task out, if it was among its data."""
         return is_held_out(task_id, self.held_out, seed=self.split_seed)
@@ -62,8 +69,9 @@ class CriticCard(BaseModel):
     def uncalibrated_q(self, logits: Sequence[float]) -> float:
         """The model's own Q, which it was trained to give."""
         if self.activation == "expectation":
-            middles = ((i + 0.5) / len(logits) for i in range(len(logits)))
-            return sum(p * m for p, m in zip(softmax(logits), middles, strict=True))
+            middles = bin_middles(len(logits))
+            mean = sum(p * m for p, m in zip(softmax(logits), middles, strict=True))
+            return min(1.0, max(0.0, mean))
         [raw] = logits
         if self.activation == "sigmoid":
             return sigmoid(raw)
@@ -153,6 +161,18 @@ def write_card(folder: str | Path, card: CriticCard) -> None:
     fresh = Path(folder) / f"{CARD}.tmp"
     fresh.write_text(card.model_dump_json(indent=2) + "\n")
     fresh.replace(Path(folder) / CARD)
+
+
+def write_trained_tasks(folder: str | Path, tasks: Iterable[str]) -> None:
+    """Write down the tasks that a critic was trained on: others measure it."""
+    text = json.dumps(sorted(set(tasks)), indent=0)
+    (Path(folder) / TRAINED_TASKS).write_text(text + "\n", encoding="utf-8")
+
+
+def read_trained_tasks(folder: str | Path) -> set[str]:
+    """The tasks that a critic was trained on; none where it is not known."""
+    path = Path(folder) / TRAINED_TASKS
+    return set(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else set()
 
 
 def _check_head(folder: Path, labels: int) -> None:

@@ -1,9 +1,24 @@
-"""From logits to probabilities, one row at a time and without torch. Knows no labels."""
+"""From logits to probabilities, one row at a time, and what a categorical head's bins stand for.
+Knows no torch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+
+BEYOND = 2
+"""Bins below 0, and above 1."""
+FEWEST_BINS = 2 * BEYOND + 2
+
+
+def bin_middles(bins: int) -> list[float]:
+    """What the bins of a categorical head stand for: equal steps from a little below 0 to a little
+    above 1, so that a Gaussian about 0 or 1 has its mean there and is not cut off.
+
+    >>> bin_middles(7)
+    [-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0]
+    """
+    return [(i - BEYOND) / (bins - 2 * BEYOND - 1) for i in range(bins)]
 
 
 def sigmoid(logit: float) -> float:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from critic.logits import bin_middles
+
 
 def squared_error(raw_PC: Tensor, targets_P: Tensor) -> Tensor:
     """(sigmoid(raw) - target)^2, (P,): the paper's L2 (Zainullina et al., ICML 2025), of a value
@@ -28,19 +30,20 @@ def cross_entropy(raw_PC: Tensor, targets_P: Tensor) -> Tensor:
 
 
 def categorical(raw_PC: Tensor, targets_P: Tensor, *, spread: float = 0.75) -> Tensor:
-    """HL-Gauss, (P,): cross-entropy to a Gaussian about the target, put into C equal bins of
-    [0, 1]; ``spread`` is its deviation in widths of a bin (Farebrother et al., "Stop Regressing",
-    ICML 2024, section 3.1)."""
+    """HL-Gauss, (P,): cross-entropy to a Gaussian about the target, put into C equal bins
+    (``critic.logits.bin_middles``); ``spread`` is its deviation in widths of a bin (Farebrother et
+    al., "Stop Regressing", ICML 2024, section 3.1)."""
     return functional.cross_entropy(
         raw_PC, gaussian_bins(targets_P, raw_PC.shape[-1], spread=spread), reduction="none"
     )
 
 
 def gaussian_bins(targets_P: Tensor, bins: int, *, spread: float = 0.75) -> Tensor:
-    """The probability of each bin, (P, bins), under a Gaussian about the target that is cut to
-    [0, 1]."""
-    edges = torch.linspace(0, 1, bins + 1, device=targets_P.device, dtype=targets_P.dtype)
-    z = (edges - targets_P.unsqueeze(-1)) * (bins / spread)
+    """The probability of each bin, (P, bins), under a Gaussian about the target."""
+    middles = torch.tensor(bin_middles(bins), device=targets_P.device, dtype=targets_P.dtype)
+    width = middles[1] - middles[0]
+    edges = torch.cat([middles - width / 2, middles[-1:] + width / 2])
+    z = (edges - targets_P.unsqueeze(-1)) / (spread * width)
     below = torch.special.ndtr(z)
     mass = below[:, 1:] - below[:, :-1]
     probabilities: Tensor = mass / mass.sum(-1, keepdim=True)
@@ -48,10 +51,11 @@ def gaussian_bins(targets_P: Tensor, bins: int, *, spread: float = 0.75) -> Tens
 
 
 def expectation(raw_PC: Tensor) -> Tensor:
-    """Q of a categorical head, (P,): the mean of its bins' middles under softmax(raw)."""
-    bins = raw_PC.shape[-1]
-    middles = (torch.arange(bins, device=raw_PC.device, dtype=raw_PC.dtype) + 0.5) / bins
-    return raw_PC.softmax(-1) @ middles
+    """Q of a categorical head, (P,): the mean of its bins' middles under softmax(raw), in [0,
+    1]."""
+    middles = bin_middles(raw_PC.shape[-1])
+    mean = raw_PC.softmax(-1) @ torch.tensor(middles, device=raw_PC.device, dtype=raw_PC.dtype)
+    return mean.clamp(0, 1)
 
 
 def ordering(logits_E: Tensor, reward_E: Tensor, tasks: list[str]) -> Tensor:

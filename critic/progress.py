@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from critic.checkpoint import CriticCard, write_card
+from critic.checkpoint import CriticCard, write_card, write_trained_tasks
 from critic.data import PlannedStep
 from critic.errors import CriticInputError
 from critic.model import plain_weights
@@ -40,17 +40,18 @@ class TrainingRun:
         tokenizer: Any,
         plan: list[PlannedStep],
         *,
+        tasks: set[str],
         init: str,
         patience: int | None,
         honest: bool,
     ) -> None:
         """``init``, ``settings`` and ``plan`` decide every step: a training is taken up only by
-        one of the same. ``patience``: evaluations without a better one after which it gives up.
-        ``honest``: whether it is measured on tasks that it is not trained on."""
+        one of the same. ``tasks``: all that it is trained on. ``patience``: evaluations without a
+        better one after which it gives up. ``honest``: whether it is measured on other tasks."""
         self.out, self.accelerator, self.card, self.tokenizer = out, accelerator, card, tokenizer
         self.step = 0
         self.best: dict[str, float] = {}
-        self._patience, self._honest = patience, honest
+        self._tasks, self._patience, self._honest = tasks, patience, honest
         self._worse = 0
         self._seconds = 0.0
         self._began = time.monotonic()
@@ -194,6 +195,7 @@ class TrainingRun:
             config |= {"dtype": "bfloat16", "attention_dropout": 0.0}
             (fresh / "config.json").write_text(json.dumps(config, indent=2) + "\n")
             self.tokenizer.save_pretrained(fresh)
+            write_trained_tasks(fresh, self._tasks)
             write_card(fresh, self.card)
         except BaseException:
             shutil.rmtree(fresh, ignore_errors=True)

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from critic.logits import FEWEST_BINS
+
 Loss = Literal["bce", "l2", "hl_gauss"]
 
 
@@ -23,7 +25,7 @@ class TrainingSettings(BaseModel):
     ema: float = Field(default=0.99, ge=0, lt=1)
     """Share that the averaged target network keeps of itself each step."""
     loss: Loss = "bce"
-    bins: int = Field(default=51, ge=3)
+    bins: int = Field(default=51, ge=FEWEST_BINS)
     """Of the categorical head of ``hl_gauss``."""
     ordering: float = Field(default=0.0, ge=0)
     """Weight of the term that orders trajectories of one task by their outcome."""

@@ -33,7 +33,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from critic import losses
-from critic.checkpoint import CARD, CriticCard, read_card, read_renderer
+from critic.checkpoint import CARD, CriticCard, read_card, read_renderer, read_trained_tasks
 from critic.data import (
     Example,
     Prepared,
@@ -127,6 +127,7 @@ def train(
         card,
         renderer.tokenizer,
         plan,
+        tasks={example.task_id for example in training} | read_trained_tasks(init),
         init=str(Path(init).resolve() if Path(init).exists() else init),
         patience=settings.patience,
         honest=bool(held_out),

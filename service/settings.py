@@ -200,6 +200,8 @@ class TorchCriticSettings(_Part):
     checkpoint: str
     policy: str | None = None
     """As of ``vllm``."""
+    device: str = "cpu"
+    """``cuda`` for a GPU that has room for it."""
 
 
 class ConstantCriticSettings(_Part):

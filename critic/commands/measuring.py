@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic_core import to_json
@@ -16,6 +16,11 @@ from rich.progress import Progress, TextColumn
 
 from critic.commands.shared import AsJson, Critic, Data, Name, errors, trajectories_of
 from critic.errors import CriticInputError, NotJudged
+from critic.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from critic.judged import Judged
+    from critic.judges import Judge
 
 Ns = Annotated[
     list[int] | None, typer.Option("-n", min=1, help="N to choose one of; several times.")
@@ -39,9 +44,9 @@ def evaluate(
 ) -> None:
     """Measure a critic on trajectories that have a reward, of tasks that it was not trained on: by
     share of the way, choosing one of N, and as a probability."""
-    from critic.checkpoint import write_card
+    from critic.checkpoint import read_trained_tasks, write_card
     from critic.hacking import mean_failed_q
-    from critic.judged import calibrated, judge
+    from critic.judged import calibrated
     from critic.judges import Local, judge_at
     from critic.quality import FITS, NS, fit_calibration, quality
     from critic.reporting import quality_table, write_report
@@ -50,7 +55,7 @@ def evaluate(
         _check_writable(report)
     if calibrate is not None and calibrate not in FITS:
         raise CriticInputError(f"--calibrate is one of {', '.join(FITS)}; got {calibrate!r}")
-    trajectories, left_out = trajectories_of(data), Counter[str]()
+    trajectories = trajectories_of(data)
     with judge_at(critic, name, raw=calibrate is not None) as by:
         card = by.card if isinstance(by, Local) else None
         if card is None and (calibrate or held_out):
@@ -59,9 +64,15 @@ def evaluate(
             if not card.held_out:
                 raise CriticInputError(f"{critic}/critic.json says of no task that it was held out")
             trajectories = (t for t in trajectories if card.held_out_task(t.task_id))
-        with _counting("judging") as progress:
-            judged = list(judge(by, trajectories, left_out=left_out, progress=progress))
-    _tell_left_out(judged, left_out)
+        trained_on = read_trained_tasks(critic) if card is not None else set()
+        if calibrate is not None:
+            trajectories = _apart(trajectories, trained_on)
+        judged = _judged_by(by, trajectories)
+    if seen := {one.task_id for one in judged} & trained_on:
+        errors.print(
+            f"it was trained on {len(seen)} of these tasks: figures of them flatter it "
+            "(--held-out leaves them out)"
+        )
     if calibrate is not None and card is not None:
         card.calibration = fit_calibration(judged, calibrate)
         card.failed_q = mean_failed_q(calibrated(judged, card.calibration.apply))
@@ -83,6 +94,11 @@ def reselect(
     critic: Critic,
     data: Data,
     name: Name = None,
+    than: Annotated[
+        str | None,
+        typer.Option(help="The critic to compare it with, a folder or URL; else the recorded Q."),
+    ] = None,
+    than_name: Annotated[str | None, typer.Option(help="Which of that service's critics.")] = None,
     n: Ns = None,
     decisions: Annotated[
         bool, typer.Option(help="Also judge the candidates of every step again.")
@@ -91,7 +107,7 @@ def reselect(
 ) -> None:
     """What another critic would have chosen of recorded trajectories and candidates, and what that
     changes in success. Needs neither policy nor sandbox."""
-    from critic.judged import judge, recorded
+    from critic.judged import recorded
     from critic.judges import judge_at
     from critic.quality import NS
     from critic.redeciding import redecided
@@ -99,17 +115,18 @@ def reselect(
     from critic.reselection import redecide
     from critic.reselection import reselect as again
 
-    before = list(recorded(trajectories_of(data)))
+    if than is None:
+        before = list(recorded(trajectories_of(data)))
+    else:
+        with judge_at(than, than_name) as other:
+            before = _judged_by(other, trajectories_of(data))
     if not before:
         raise CriticInputError(
-            "no trajectory in the data has a reward and the Q of another critic; to measure a "
-            "critic on trajectories that nobody scored, use eval"
+            "no trajectory in the data has a reward and the Q of another critic: give the other "
+            "by --than, or measure this one by eval"
         )
     with judge_at(critic, name) as by:
-        with _counting("judging trajectories") as progress:
-            given, left_out = trajectories_of(data), Counter[str]()
-            after = list(judge(by, given, left_out=left_out, progress=progress))
-        _tell_left_out(after, left_out)
+        after = _judged_by(by, trajectories_of(data))
         rows = again(before, after, tuple(n or NS))
         told = None
         if decisions:
@@ -126,6 +143,17 @@ def reselect(
         _wide().print(*reselection_table(rows, told), sep="\n")
 
 
+def _judged_by(by: Judge, trajectories: Iterable[Trajectory]) -> list[Judged]:
+    """With a counter, and a word on what is left out."""
+    from critic.judged import judge
+
+    left_out = Counter[str]()
+    with _counting("judging trajectories") as progress:
+        judged = list(judge(by, trajectories, left_out=left_out, progress=progress))
+    _tell_left_out(judged, left_out)
+    return judged
+
+
 def score(critic: Critic, data: Data, name: Name = None) -> None:
     """Print Q at every agent turn of each trajectory, a JSON line each."""
     from critic.judges import judge_at, said
@@ -134,6 +162,17 @@ def score(critic: Critic, data: Data, name: Name = None) -> None:
         for trajectory, qs in said(by, trajectories_of(data)):
             found = {"error": str(qs)} if isinstance(qs, NotJudged) else {"q": qs}
             print(json.dumps({"id": trajectory.id, "task_id": trajectory.task_id} | found))
+
+
+def _apart(trajectories: Iterator[Trajectory], trained_on: set[str]) -> Iterator[Trajectory]:
+    """The same. Raises: ``CriticInputError`` at one of a task that the critic was trained on."""
+    for trajectory in trajectories:
+        if trajectory.task_id in trained_on:
+            raise CriticInputError(
+                f"it was trained on {trajectory.task_id}: a calibration is fitted on other tasks "
+                "(--held-out takes those that its training left out)"
+            )
+        yield trajectory
 
 
 def _check_writable(report: Path) -> None:

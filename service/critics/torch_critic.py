@@ -24,7 +24,7 @@ class TorchCritic:
 
     def __init__(self, name: str, settings: TorchCriticSettings) -> None:
         self.name = name
-        self._scorer = Scorer(settings.checkpoint)
+        self._scorer = Scorer(settings.checkpoint, device=settings.device)
         self.card = self._scorer.card
         self._scorer.renderer = read_serving_renderer(
             settings.checkpoint, self.card, settings.policy

@@ -64,7 +64,7 @@ async def test_every_documented_command_runs(here, service, monkeypatch):
         await asyncio.to_thread(run, words)
         if words[0] == "train":
             shutil.copytree(here / "critic", here / "other")
-    assert len(COMMANDS) == 9
+    assert len(COMMANDS) == 10
     assert len(list(read_trajectories(here / "all.jsonl"))) == 80
     assert {t.task_id for t in read_trajectories(here / "served.jsonl")} >= {TASK.id}
     assert "data:image/png" in (here / "report.html").read_text()

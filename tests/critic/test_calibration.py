@@ -66,9 +66,12 @@ def test_a_card_carries_it(fit):
 
 
 def test_the_expectation_of_a_categorical_head_is_between_its_bins():
-    card = CriticCard(activation="expectation", labels=4)
-    assert card.q([0.0, 0.0, 0.0, 0.0]) == pytest.approx(0.5)
-    assert card.q([0.0, 0.0, 0.0, 50.0]) == pytest.approx(0.875)
+    card = CriticCard(activation="expectation", labels=7)  # -1, -0.5 to 1.5, 2
+    assert card.q([0.0] * 7) == pytest.approx(0.5)
+    assert card.q([0.0] * 3 + [50.0, 50.0, 0.0, 0.0]) == pytest.approx(0.75)
+    assert card.q([0.0] * 6 + [50.0]) == 1.0
+    with pytest.raises(ValueError, match="at least 6 labels"):
+        CriticCard(activation="expectation", labels=5)
 
 
 def test_equal_q_have_one_rate_whatever_the_order_of_their_outcomes():

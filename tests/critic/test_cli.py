@@ -88,7 +88,15 @@ def test_train_eval_and_score(folder, critic):
 
 
 def test_eval_reports_and_calibrates(folder, critic, trained, tmp_path):
-    data = ["--data", folder / "rollouts.jsonl"]
+    own = ["--data", folder / "rollouts.jsonl"]
+    flattered = critic("eval", "--critic", trained, *own)
+    assert (flattered.code, "trained on 6 of these tasks" in flattered.stderr) == (0, True)
+    refused = critic("eval", "--critic", trained, *own, "--calibrate", "platt")
+    assert (refused.code, "it was trained on t0" in refused.stderr) == (1, True)
+    rows = read_trajectories(folder / "rollouts.jsonl")
+    others = [row.model_copy(update={"task_id": f"other-{row.task_id}"}) for row in rows]
+    write_trajectories(tmp_path / "others.jsonl", others)
+    data = ["--data", tmp_path / "others.jsonl"]
     page = tmp_path / "deep" / "report.html"
     told = critic("eval", "--critic", trained, *data, "--report", page, "--calibrate", "platt")
     assert told.code == 0, told.stderr
@@ -98,7 +106,7 @@ def test_eval_reports_and_calibrates(folder, critic, trained, tmp_path):
     assert card["calibration"]["kind"] == "platt"
     assert 0 <= card["failed_q"] <= 1
     again = critic("eval", "--critic", trained, *data, "--json")
-    assert again.code == 0
+    assert (again.code, "trained on" in again.stderr) == (0, False)
     refused = critic("eval", "--critic", trained, *data, "--calibrate", "wishful")
     assert (refused.code, "platt, isotonic" in refused.stderr) == (1, True)
     nobody = critic("eval", "--critic", trained, *data, "--held-out")
@@ -156,8 +164,12 @@ def test_reselect(folder, critic, trained, tmp_path):
     assert "trajectories left out: 1 too long" in shown.stderr
     assert "decisions left out: 1 with a candidate that was not scored, 1 too long" in shown.stderr
     assert "by this critic" in shown.stdout
-    unscored = critic("reselect", "--critic", trained, "--data", folder / "rollouts.jsonl")
-    assert (unscored.code, "use eval" in unscored.stderr) == (1, True)
+    unscored = ["reselect", "--critic", trained, "--data", folder / "rollouts.jsonl"]
+    refused = critic(*unscored)
+    assert (refused.code, "by --than, or measure this one by eval" in refused.stderr) == (1, True)
+    told = critic(*unscored, "--than", trained, "--json", "-n", 2)
+    [row] = json.loads(told.stdout)["selection"]
+    assert (row["change"]["value"], row["tasks"]) == (0, 6)
 
 
 def lookahead(task, text, q, reward):
@@ -226,7 +238,8 @@ def test_calibration_is_of_what_the_model_says_and_failed_q_of_what_the_critic_s
     settings = TrainingSettings(epochs=8, lr=3e-3, held_out=0)
     train(folder / "policy", rows, tmp_path / "c", settings)
     noise = [trajectory("n", ["```bash\nls\n```", "submit"], reward=0.0)] * 3
-    write_trajectories(tmp_path / "data.jsonl", [*rows, *noise])
+    rows = [*(row.model_copy(update={"task_id": f"o{row.task_id}"}) for row in rows), *noise]
+    write_trajectories(tmp_path / "data.jsonl", rows)
     cards = []
     for _ in range(2):
         command = ["--critic", tmp_path / "c", "--data", tmp_path / "data.jsonl"]
@@ -234,7 +247,7 @@ def test_calibration_is_of_what_the_model_says_and_failed_q_of_what_the_critic_s
         cards.append(json.loads((tmp_path / "c" / "critic.json").read_text()))
     assert cards[0] == cards[1]
     said = [json.loads(line)["q"][-1] for line in critic("score", *command).stdout.splitlines()]
-    failed = [q for q, row in zip(said, [*rows, *noise], strict=True) if not row.reward]
+    failed = [q for q, row in zip(said, rows, strict=True) if not row.reward]
     assert cards[0]["failed_q"] == pytest.approx(sum(failed) / len(failed), abs=1e-6)
     assert cards[0]["calibration"]["slope"] != pytest.approx(1, abs=0.05)
 

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from critic import progress, training
-from critic.checkpoint import read_card
+from critic.checkpoint import read_card, read_trained_tasks
 from critic.data import by_length, collate, passes_of, plan_steps, prepare, split_by_task
 from critic.errors import CriticInputError, HistoryTooLong
 from critic.judged import judge
@@ -176,6 +176,8 @@ def test_a_critic_that_is_trained_on_reads_as_it_did(tmp_path):
     train(tmp_path / "one", rows, tmp_path / "two", SHORT)
     card = read_card(tmp_path / "two")
     assert (card.max_tokens, card.policy_in_prompt, card.policies) == (90, True, ["p", "q"])
+    held_out = {row.task_id for row in rows if card.held_out_task(row.task_id)}
+    assert read_trained_tasks(tmp_path / "two") == {f"t{i}" for i in range(20)} - held_out
 
 
 def test_what_ends_alike_teaches_nothing(tmp_path):
