@@ -139,7 +139,7 @@ class TrainingRun:
             fresh.rename(place)
             for other in place.parent.iterdir():
                 if other != place:
-                    shutil.rmtree(other)
+                    shutil.rmtree(other, ignore_errors=True)
 
     def finish(self) -> None:
         """The state is no longer needed."""

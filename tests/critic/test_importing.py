@@ -1,6 +1,7 @@
 """Import of other people's trajectories, in their own schemas."""
 
 import json
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -396,3 +397,30 @@ def test_what_is_read_is_not_written(run, tmp_path):
     both = tmp_path / "both.jsonl"
     with pytest.raises(CriticInputError, match="are both"):
         import_trajectories([], both, rejects=both)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_memory_does_not_grow_with_the_file(run, tmp_path, kind):
+    def peak(count):
+        rows = [
+            SWE_AGENT_ROW | {"instance_id": f"t{i}", "generated_patch": f"{i}" * 5000}
+            for i in range(count)
+        ]
+        place = tmp_path / f"{count}.{kind}"
+        if kind == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), place, row_group_size=50)
+        else:
+            place.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        del rows
+        tracemalloc.start()
+        arrow = pa.total_allocated_bytes()
+        counts = import_trajectories(
+            [place], tmp_path / "out.jsonl", rejects=tmp_path / "rejects.jsonl"
+        )
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert counts.kept == count
+        assert pa.total_allocated_bytes() <= arrow
+        return most
+
+    assert peak(800) - peak(100) < 700 * 1000  # bytes: of rows of 15 kB
