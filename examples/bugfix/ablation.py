@@ -13,12 +13,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from critic.__main__ import main as critic
-from critic.ablation import BASE, Found, compare, read_found
+from critic.ablation import BASE, Compared, Found, compare, read_found
 from critic.reporting import ablation_plots, ablation_table, percent
 from critic.statistics import difference
 from examples.bugfix.collect import MAX_MODEL_LEN, POLICY_ARGUMENTS, collect, strategy, tasks_of
@@ -79,8 +80,30 @@ def section(images: Path, critics: Path, lookahead: Path) -> str:
         return ""
     ablation_plots(compared, images)
     lines = ["## What the settings of training are worth", "", _INTRODUCTION]
-    lines += [ablation_table(compared), "![Ablation](images/ablation.png)", ""]
+    lines += [ablation_table(compared), verdict(compared), ""]
+    lines += ["![Ablation](images/ablation.png)", ""]
     return "\n".join([*lines, *_lookahead(critics, lookahead)])
+
+
+def verdict(compared: Sequence[Compared]) -> str:
+    """Which values choose otherwise than the base, in one sentence."""
+    gains = [
+        (f"{row.factor} = {row.value} at N={n}, {percent(gain)}", gain)
+        for row in compared
+        for n, gain in row.beyond_base.items()
+        if row.factor != BASE and n > 1
+    ]
+    away = [told for told, gain in gains if gain.low > 0 or gain.high < 0]
+    if not away:
+        return (
+            f"None of the {len(gains)} differences from the base has an interval without zero: by "
+            "what they choose among attempts, none of these settings was found better or worse, "
+            "and the base's are the defaults."
+        )
+    return (
+        f"Of {len(gains)} differences from the base, with intervals of which about "
+        f"{0.05 * len(gains):.0f} would be without zero by chance, these are: {'; '.join(away)}."
+    )
 
 
 def _lookahead(critics: Path, folder: Path) -> list[str]:
