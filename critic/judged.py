@@ -28,7 +28,7 @@ class Judged:
     answer: str
     """Digest of what it handed in: equal ones are one answer."""
     guided: bool
-    """As the trajectory has it."""
+    """Whether a critic chose among candidates on the way: not where a vote did."""
     qs: tuple[float, ...]
     """(turns,) Q at every agent turn; empty where it has none."""
 
@@ -113,7 +113,9 @@ def _judged(trajectory: Trajectory, qs: Sequence[float]) -> Judged:
         reward=trajectory.reward or 0.0,
         submitted=trajectory.submitted,
         k=max((step.decision.requested for step in trajectory.steps), default=1),
-        guided=trajectory.guided,
+        guided=any(
+            sum(c.q is not None for c in step.decision.candidates) > 1 for step in trajectory.steps
+        ),
         attempt=trajectory.attempt,
         answer=hashlib.blake2b(handed_in, digest_size=8).hexdigest(),
         qs=tuple(qs),

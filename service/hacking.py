@@ -42,9 +42,10 @@ class HackingWatch:
         critic, q = trajectory.critic, trajectory.last_q
         if critic is None or q is None or trajectory.reward is None or trajectory.reward > 0.5:
             return
-        failed = self._failed.setdefault((critic, trajectory.guided), deque(maxlen=LATEST))
+        guided = any(step.decision.requested > 1 for step in trajectory.steps)
+        failed = self._failed.setdefault((critic, guided), deque(maxlen=LATEST))
         failed.append(q)
-        FAILED_Q.labels(critic, str(trajectory.guided).lower()).set(fmean(failed))
+        FAILED_Q.labels(critic, str(guided).lower()).set(fmean(failed))
         self._judge(critic)
 
     def _judge(self, critic: str) -> None:

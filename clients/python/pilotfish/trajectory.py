@@ -227,14 +227,6 @@ class Trajectory(BaseModel):
         return self.steps[-1].decision.winner.q if self.steps else None
 
     @property
-    def guided(self) -> bool:
-        """Whether a critic chose among candidates on the way: not where a vote did."""
-        return any(
-            sum(candidate.q is not None for candidate in step.decision.candidates) > 1
-            for step in self.steps
-        )
-
-    @property
     def last_spread(self) -> float | None:
         return self.steps[-1].decision.winner.spread if self.steps else None
 
