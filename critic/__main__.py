@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    errors.print(Text.assemble(("error:", "red"), f" {message}"), soft_wrap=True)
+    errors.print(Text.assemble(("error:", "red"), f" {message}"))
     raise SystemExit(1)
 
 

@@ -24,7 +24,8 @@ from critic.errors import CriticInputError
 from critic.model import plain_weights
 
 STATE = "state"
-"""Folder of what a stopped training is taken up from."""
+"""Folder of what a stopped training is taken up from, a folder each; there until it is finished."""
+_FINGERPRINT = f"{STATE}/fingerprint"
 
 
 class TrainingRun:
@@ -95,6 +96,7 @@ class TrainingRun:
             from torch.utils.tensorboard import SummaryWriter
 
             (self.out / STATE).mkdir(parents=True, exist_ok=True)  # it is not finished
+            (self.out / _FINGERPRINT).write_text(self._fingerprint)
             self._cut_log()
             self._log = (self.out / "metrics.jsonl").open("a")
             self._board = SummaryWriter(str(self.out / "tensorboard"), purge_step=self.step)
@@ -135,11 +137,10 @@ class TrainingRun:
         self.accelerator.save_state(str(fresh))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            (fresh / "fingerprint").write_text(self._fingerprint)
             fresh.rename(place)
             for other in place.parent.iterdir():
-                if other != place:
-                    shutil.rmtree(other, ignore_errors=True)
+                if other.is_dir() and other != place:
+                    shutil.rmtree(other)
 
     def finish(self) -> None:
         """The state is no longer needed."""
@@ -150,16 +151,15 @@ class TrainingRun:
             shutil.rmtree(gone)
 
     def _resume(self) -> None:
-        places = [place for place in self.out.glob(f"{STATE}/*") if place.name.isdigit()]
-        if not places:
-            return
-        place = max(places, key=lambda place: int(place.name))
-        if (place / "fingerprint").read_text() != self._fingerprint:
+        told = self.out / _FINGERPRINT
+        if told.exists() and told.read_text() not in ("", self._fingerprint):
             raise CriticInputError(
-                f"{self.out} holds a training that was stopped, of other settings or data: give "
-                f"those again, or remove {place.parent}"
+                f"{self.out} holds a training that was stopped, of other settings, data or number "
+                f"of processes: give those again, or remove {told.parent}"
             )
-        self.accelerator.load_state(str(place))
+        places = [place for place in told.parent.glob("*") if place.name.isdigit()]
+        if places:
+            self.accelerator.load_state(str(max(places, key=lambda place: int(place.name))))
 
     def _write(self, values: dict[str, float]) -> None:
         if self._log is None or self._board is None:

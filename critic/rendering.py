@@ -290,6 +290,6 @@ def _with_arguments(call: dict[str, Any]) -> dict[str, Any]:
         return call
     try:
         arguments = json.loads(function["arguments"])
-    except ValueError:  # as the policy wrote it
+    except (ValueError, RecursionError):  # as the policy wrote it
         return call
     return call | {"function": function | {"arguments": arguments}}

@@ -56,9 +56,11 @@ def quality_table(found: Quality) -> list[Table | str]:
     ]
 
 
-def reselection_table(rows: Sequence[Reselected], decisions: Decisions | None) -> list[Table | str]:
-    """What ``reselect`` prints."""
-    table = Table("N", "tasks", "as recorded", "by this critic", "change", "oracle", box=None)
+def reselection_table(
+    rows: Sequence[Reselected], decisions: Decisions | None, *, before: str = "as recorded"
+) -> list[Table | str]:
+    """What ``reselect`` prints; ``before``: by whom it was chosen before."""
+    table = Table("N", "tasks", before, "by this critic", "change", "oracle", box=None)
     for row in rows:
         table.add_row(
             str(row.n), str(row.tasks), percent(row.before), percent(row.after),

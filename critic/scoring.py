@@ -79,7 +79,7 @@ class Scorer:
         return self._behind(self._read(first), [row[len(first) :] for row in rows])
 
     def score_turns(self, messages: Sequence[Message], *, policy: str | None = None) -> list[float]:
-        """Q at every agent turn, oldest first, in one pass. Raises: ``CriticInputError``."""
+        """Q at every agent turn, oldest first. Raises: ``CriticInputError``."""
         windows = self.renderer.windows(messages, policy=policy)
         return self._values(windows) if windows else []
 
@@ -141,6 +141,7 @@ class Scorer:
 def _attends_to_all(config: Any) -> bool:
     """Whether every layer sees all that is before it: of others (sliding windows, recurrent ones)
     candidates cannot be read side by side."""
+    config = config.get_text_config()
     kinds = getattr(config, "layer_types", None)
     if kinds is not None:
         return set(kinds) == {"full_attention"}

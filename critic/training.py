@@ -9,8 +9,9 @@ Departures from the paper's recipe (Zainullina et al., ICML 2025):
    nothing to bootstrap from.
 
 The order of batches is a function of the settings, and a step's loss is divided by the turns of the
-whole step. So a training that was stopped and taken up, and one on several processes, take the same
-steps as one that was not.
+whole step. So a training that was stopped and taken up, and one on several processes (where
+``step_tokens`` is given, else each has a batch of every step), take the same steps as one that was
+not.
 
 Run it: ``python -m critic train --init POLICY --data runs.jsonl --out critic/``; on several devices
 behind ``accelerate launch -m``, sharded with its ``--use_fsdp --fsdp_version 2``.
@@ -89,6 +90,7 @@ def train(
     accelerator = accelerator_of_here()
     set_seed(settings.seed)
     begun = read_card(init) if (Path(init) / CARD).exists() else None
+    trained_before = read_trained_tasks(init)
     card = _card(settings, begun)
     renderer = read_renderer(init, card)
     prepared = prepare(trajectories, renderer)
@@ -96,6 +98,11 @@ def train(
     training, held_out = split_by_task(prepared.examples, settings.held_out, seed=settings.seed)
     if not training:
         raise CriticInputError(_nothing(prepared, len(held_out)))
+    if seen := {example.task_id for example in held_out} & trained_before:
+        raise CriticInputError(
+            f"{init} was trained on {len(seen)} of the tasks to hold out: give the --held-out and "
+            "--seed of its training, or --held-out 0"
+        )
     if len({example.reward for example in training}) == 1:
         raise CriticInputError(
             f"all {len(training)} trajectories to train on end alike (reward "
@@ -127,7 +134,7 @@ def train(
         card,
         renderer.tokenizer,
         plan,
-        tasks={example.task_id for example in training} | read_trained_tasks(init),
+        tasks={example.task_id for example in training} | trained_before,
         init=str(Path(init).resolve() if Path(init).exists() else init),
         patience=settings.patience,
         honest=bool(held_out),
@@ -286,8 +293,7 @@ class _Step:
         loss = LOSSES[self.settings.loss](raw, targets.to(raw.device)).sum() / self.turns
         if not self.pairs:
             return loss
-        logits = raw.squeeze(-1) if raw.shape[-1] == 1 else torch.logit(self._q(raw), eps=1e-4)
-        return loss + self.settings.ordering * _ordering(logits, batch) / self.pairs
+        return loss + self.settings.ordering * _ordering(losses.logits(raw), batch) / self.pairs
 
 
 def _any(accelerator: Accelerator, told: bool) -> bool:

@@ -53,8 +53,11 @@ def ablate(
     planned = cells(_varied(vary), settings, range(seeds))
     first, step = _part(part)
     out.mkdir(parents=True, exist_ok=True)
-    _check_apart(data, judge_on)
-    about = " ".join([str(init.resolve()), f"share={share:g}", *map(_digest, data + judge_on)])
+    _check_apart(init, data, judge_on)
+    about = (
+        f"{init.name} {_digest(init)} share={share:g} of {' '.join(map(_digest, data))} "
+        f"judged on {' '.join(map(_digest, judge_on))}"
+    )
     with interruptible() as interrupted:
         for number, cell in list(enumerate(planned, start=1))[first - 1 :: step]:
             errors.print(f"{number}/{len(planned)} {cell.name}")
@@ -85,18 +88,31 @@ def ablate(
 
 
 def _digest(path: Path) -> str:
-    """Tells the file's content from any other."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    """Tells a file from any other by its content; a model's folder by parts of its weights, of
+    which training changes almost all."""
+    digest = hashlib.sha256()
+    for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+        size = file.stat().st_size
+        every = _BLOCK if file is path else max(_BLOCK, size // _BLOCKS)
+        with file.open("rb") as opened:
+            for at in range(0, size, every):
+                opened.seek(at)
+                digest.update(opened.read(_BLOCK))
+    return digest.hexdigest()[:16]
 
 
-def _check_apart(data: list[Path], judge_on: list[Path]) -> None:
-    """Raises: ``CriticInputError`` where a task is in both."""
+_BLOCK, _BLOCKS = 65_536, 256
+
+
+def _check_apart(init: Path, data: list[Path], judge_on: list[Path]) -> None:
+    """Raises: ``CriticInputError`` where a task to judge on is one to train on."""
+    from critic.checkpoint import read_trained_tasks
+
     trained, judged = ({t.task_id for t in trajectories_of(f)} for f in (data, judge_on))
-    if both := trained & judged:
+    if both := judged & (trained | read_trained_tasks(init)):
         raise CriticInputError(
-            f"{len(both)} tasks of --judge-on are in --data too ({min(both)}, say): a critic is "
-            "judged on tasks that it was not trained on"
+            f"{len(both)} tasks of --judge-on are in --data too, or --init was trained on them "
+            f"({min(both)}, say): a critic is judged on other tasks"
         )
 
 

@@ -64,15 +64,10 @@ def evaluate(
             if not card.held_out:
                 raise CriticInputError(f"{critic}/critic.json says of no task that it was held out")
             trajectories = (t for t in trajectories if card.held_out_task(t.task_id))
-        trained_on = read_trained_tasks(critic) if card is not None else set()
         if calibrate is not None:
-            trajectories = _apart(trajectories, trained_on)
+            trajectories = _apart(trajectories, read_trained_tasks(critic))
         judged = _judged_by(by, trajectories)
-    if seen := {one.task_id for one in judged} & trained_on:
-        errors.print(
-            f"it was trained on {len(seen)} of these tasks: figures of them flatter it "
-            "(--held-out leaves them out)"
-        )
+    _tell_trained_on(critic, judged, held_out=bool(card and card.held_out and not held_out))
     if calibrate is not None and card is not None:
         card.calibration = fit_calibration(judged, calibrate)
         card.failed_q = mean_failed_q(calibrated(judged, card.calibration.apply))
@@ -107,7 +102,6 @@ def reselect(
 ) -> None:
     """What another critic would have chosen of recorded trajectories and candidates, and what that
     changes in success. Needs neither policy nor sandbox."""
-    from critic.judged import recorded
     from critic.judges import judge_at
     from critic.quality import NS
     from critic.redeciding import redecided
@@ -115,18 +109,12 @@ def reselect(
     from critic.reselection import redecide
     from critic.reselection import reselect as again
 
-    if than is None:
-        before = list(recorded(trajectories_of(data)))
-    else:
-        with judge_at(than, than_name) as other:
-            before = _judged_by(other, trajectories_of(data))
-    if not before:
-        raise CriticInputError(
-            "no trajectory in the data has a reward and the Q of another critic: give the other "
-            "by --than, or measure this one by eval"
-        )
+    if than is None and than_name is not None:
+        raise CriticInputError("--than-name is of the service that --than gives")
+    before = _judged_before(data, than, than_name)
     with judge_at(critic, name) as by:
         after = _judged_by(by, trajectories_of(data))
+        _tell_trained_on(critic, after)
         rows = again(before, after, tuple(n or NS))
         told = None
         if decisions:
@@ -140,7 +128,37 @@ def reselect(
         result = {"selection": selection, "decisions": told.model_dump() if told else None}
         print(to_json(result, inf_nan_mode="null").decode())
     else:
-        _wide().print(*reselection_table(rows, told), sep="\n")
+        told_before = "as recorded" if than is None else f"by {than_name or Path(than).name}"
+        _wide().print(*reselection_table(rows, told, before=told_before), sep="\n")
+
+
+def _judged_before(data: list[Path], than: str | None, name: str | None) -> list[Judged]:
+    """By the critic that was there when they were made, or by ``than``."""
+    from critic.judged import recorded
+    from critic.judges import judge_at
+
+    if than is not None:
+        with judge_at(than, name) as by:
+            judged = _judged_by(by, trajectories_of(data))
+        _tell_trained_on(than, judged)
+        return judged
+    if not (found := list(recorded(trajectories_of(data)))):
+        raise CriticInputError(
+            "no trajectory in the data has a reward and the Q of another critic: give the other "
+            "by --than, or measure this one by eval"
+        )
+    return found
+
+
+def _tell_trained_on(critic: str, judged: Sequence[Judged], *, held_out: bool = False) -> None:
+    from critic.checkpoint import read_trained_tasks
+
+    if seen := {one.task_id for one in judged} & read_trained_tasks(critic):
+        advice = " (--held-out leaves them out)" if held_out else ""
+        errors.print(
+            f"{critic} was trained on {len(seen)} of these tasks, figures of which flatter "
+            f"it{advice}"
+        )
 
 
 def _judged_by(by: Judge, trajectories: Iterable[Trajectory]) -> list[Judged]:
@@ -167,10 +185,10 @@ def score(critic: Critic, data: Data, name: Name = None) -> None:
 def _apart(trajectories: Iterator[Trajectory], trained_on: set[str]) -> Iterator[Trajectory]:
     """The same. Raises: ``CriticInputError`` at one of a task that the critic was trained on."""
     for trajectory in trajectories:
-        if trajectory.task_id in trained_on:
+        if trajectory.reward is not None and trajectory.task_id in trained_on:
             raise CriticInputError(
-                f"it was trained on {trajectory.task_id}: a calibration is fitted on other tasks "
-                "(--held-out takes those that its training left out)"
+                f"it was trained on {trajectory.task_id}: a calibration is fitted on other tasks, "
+                "or with --held-out on those that its training left out"
             )
         yield trajectory
 
@@ -180,7 +198,7 @@ def _check_writable(report: Path) -> None:
     if report.is_dir():
         raise CriticInputError(f"--report {report} is a folder; give a file")
     report.parent.mkdir(parents=True, exist_ok=True)
-    fresh = not report.exists()
+    fresh = not (report.exists() or report.is_symlink())
     report.open("a").close()
     if fresh:
         report.unlink()

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from critic.errors import CriticInputError
 from critic.trajectory import Trajectory, read_trajectories
 
-errors = Console(stderr=True, markup=False, highlight=False)
+errors = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 """Where all is said that is no result. Names of files may look like markup."""
 
 Data = Annotated[

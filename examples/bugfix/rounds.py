@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from critic.hacking import Hacking, hacking
+from critic.hacking import LEAST, Hacking, hacking
 from critic.judged import Judged, judge, recorded
 from critic.judges import Local
 from critic.quality import Quality, quality
@@ -122,7 +122,7 @@ def _round(files: Files, scorer: Scorer, guided: Path) -> Round:
     searched: list[Judged] = list(recorded(both_have))
     hacked = hacking([*alone, *searched])
     if hacked is None:
-        raise ValueError("no task was failed both alone and under lookahead")
+        raise ValueError(f"under {LEAST} tasks were failed both alone and under lookahead")
     judged: Quality = quality(alone, ns=(1,))
     return Round(
         solved=interval(results([guided], "default", slots=ATTEMPTS), 1),

@@ -167,9 +167,21 @@ def test_reselect(folder, critic, trained, tmp_path):
     unscored = ["reselect", "--critic", trained, "--data", folder / "rollouts.jsonl"]
     refused = critic(*unscored)
     assert (refused.code, "by --than, or measure this one by eval" in refused.stderr) == (1, True)
-    told = critic(*unscored, "--than", trained, "--json", "-n", 2)
-    [row] = json.loads(told.stdout)["selection"]
-    assert (row["change"]["value"], row["tasks"]) == (0, 6)
+    settings = TrainingSettings(epochs=12, lr=3e-3, held_out=0)
+    right = list(read_trajectories(folder / "rollouts.jsonl"))
+    wrong = [row.model_copy(update={"reward": 1 - (row.reward or 0)}) for row in right]
+    for rows, name in ((right, "right"), (wrong, "wrong")):
+        train(folder / "policy", rows, tmp_path / name, settings)
+    for one, other, gain in (("right", "wrong", 1), ("wrong", "right", -1)):
+        than = ["--critic", tmp_path / one, "--than", tmp_path / other, "-n", 2, *unscored[3:]]
+        told = critic("reselect", *than, "--json")
+        [row] = json.loads(told.stdout)["selection"]
+        assert (row["tasks"], row["change"]["value"]) == (6, gain)
+    shown = critic("reselect", *than)
+    assert "by right" in shown.stdout
+    assert shown.stderr.count("was trained on 6 of these tasks") == 2
+    alone = critic("reselect", *than[:2], *than[4:], "--than-name", "x")
+    assert (alone.code, "that --than gives" in alone.stderr) == (1, True)
 
 
 def lookahead(task, text, q, reward):
@@ -223,7 +235,7 @@ def test_an_ablation_is_judged_on_other_tasks_and_on_whole_results(folder, criti
     command = ["ablate", "--init", folder / "policy", "--data", data, "--out", tmp_path / "out",
                "--vary", "lam=0", "--seeds", 1, "--judge-on"]  # fmt: skip
     own = critic(*command, data)
-    assert (own.code, "6 tasks of --judge-on are in --data too (t0" in own.stderr) == (1, True)
+    assert (own.code, "6 tasks of --judge-on are in --data too, or" in own.stderr) == (1, True)
     write_trajectories(tmp_path / "others.jsonl", [trajectory("o", ["ls"], reward=1.0)])
     (tmp_path / "out" / "base-seed0").mkdir(parents=True)
     (tmp_path / "out" / "base-seed0" / "result.json").write_text("")
@@ -343,7 +355,7 @@ def test_a_training_that_is_stopped_goes_on_by_the_same_command(
     assert (tmp_path / "out" / "state").is_dir()
     told = critic(*command, 1)
     assert told.code == 1
-    assert "of other settings or data" in told.stderr
+    assert "of other settings, data or number" in told.stderr
     assert critic(*command, 2).code == 0
     logged = [json.loads(line) for line in (tmp_path / "out/metrics.jsonl").open()]
     steps = [row["step"] for row in logged if "loss" in row]
