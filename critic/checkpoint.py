@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from critic.calibration import Calibration
 from critic.errors import CriticInputError
-from critic.logits import FEWEST_BINS, bin_middles, sigmoid, softmax
+from critic.logits import FEWEST_BINS, bin_values, sigmoid, softmax
 from critic.rendering import RENDERING_VERSION, Renderer
 from critic.splitting import is_held_out
 
@@ -32,7 +32,7 @@ class CriticCard(BaseModel):
     rendering_version: int = RENDERING_VERSION
     activation: Literal["sigmoid", "identity", "expectation"] = "sigmoid"
     """From the head's logits to Q: of one, by a sigmoid or cut to [0, 1]; of several, which are
-    equal bins, the mean of their middles (``critic.logits``) under a softmax."""
+    equal bins, the mean of their values (``critic.logits``) under a softmax."""
     labels: int = Field(default=1, ge=1)
     """Logits of the head."""
     calibration: Calibration | None = None
@@ -69,9 +69,8 @@ class CriticCard(BaseModel):
     def uncalibrated_q(self, logits: Sequence[float]) -> float:
         """The model's own Q, which it was trained to give."""
         if self.activation == "expectation":
-            middles = bin_middles(len(logits))
-            mean = sum(p * m for p, m in zip(softmax(logits), middles, strict=True))
-            return min(1.0, max(0.0, mean))
+            values = bin_values(len(logits))
+            return sum(p * v for p, v in zip(softmax(logits), values, strict=True))
         [raw] = logits
         if self.activation == "sigmoid":
             return sigmoid(raw)

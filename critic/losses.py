@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from critic.logits import bin_middles
+from critic.logits import bin_middles, bin_values
 
 
 def squared_error(raw_PC: Tensor, targets_P: Tensor) -> Tensor:
@@ -51,23 +51,17 @@ def gaussian_bins(targets_P: Tensor, bins: int, *, spread: float = 0.75) -> Tens
 
 
 def expectation(raw_PC: Tensor) -> Tensor:
-    """Q of a categorical head, (P,): the mean of its bins' middles under softmax(raw), in [0,
-    1]."""
-    return _mean(raw_PC).clamp(0, 1)
-
-
-def _mean(raw_PC: Tensor) -> Tensor:
-    middles = bin_middles(raw_PC.shape[-1])
-    return raw_PC.softmax(-1) @ torch.tensor(middles, device=raw_PC.device, dtype=raw_PC.dtype)
+    """Q of a categorical head, (P,): the mean of its bins' values under softmax(raw)."""
+    values = bin_values(raw_PC.shape[-1])
+    return raw_PC.softmax(-1) @ torch.tensor(values, device=raw_PC.device, dtype=raw_PC.dtype)
 
 
 def logits(raw_PC: Tensor) -> Tensor:
-    """What orders as Q does and has no bounds, (P,): the logit of one label, or of where the mean
-    of a categorical head's bins lies between the first and the last."""
+    """What orders as Q does and has no bounds, (P,): the logit of one label, or that of the Q of a
+    categorical head."""
     if raw_PC.shape[-1] == 1:
         return raw_PC.squeeze(-1)
-    first, *_, last = bin_middles(raw_PC.shape[-1])
-    return torch.logit((_mean(raw_PC) - first) / (last - first), eps=1e-6)
+    return torch.logit(expectation(raw_PC), eps=1e-6)
 
 
 def ordering(logits_E: Tensor, reward_E: Tensor, tasks: list[str]) -> Tensor:

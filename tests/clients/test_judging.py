@@ -68,9 +68,10 @@ async def test_what_the_service_cannot_judge_is_told_apart_from_what_it_can(url)
     assert told == [0.2, 0.9]
     assert isinstance(long, HistoryTooLong)
     assert type(failed) is NotJudged
-    actions = [Message.assistant("right"), Message.assistant("wrong")]
-    ask = [Message.user("do")]
-    assert await in_a_thread(url, "judge", lambda by: by.score(ask, actions)) == [0.9, 0.2]
+    right, wrong = Message.assistant("right"), Message.assistant("wrong")
+    steps = [[right, wrong], [wrong]]
+    asking = await in_a_thread(url, "judge", lambda by: by.candidates(some[0], steps))
+    assert asking == [[0.9, 0.2], [0.2]]
 
 
 async def test_what_it_cannot_do_at_all_ends_the_asking(url):

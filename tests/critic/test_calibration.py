@@ -66,10 +66,10 @@ def test_a_card_carries_it(fit):
 
 
 def test_the_expectation_of_a_categorical_head_is_between_its_bins():
-    card = CriticCard(activation="expectation", labels=7)  # -1, -0.5 to 1.5, 2
+    card = CriticCard(activation="expectation", labels=7)  # 0, 0, 0, 0.5, 1, 1, 1
     assert card.q([0.0] * 7) == pytest.approx(0.5)
     assert card.q([0.0] * 3 + [50.0, 50.0, 0.0, 0.0]) == pytest.approx(0.75)
-    assert card.q([0.0] * 6 + [50.0]) == 1.0
+    assert 0 < card.q([9.0, 9.0, 8.0] + [0.0] * 4) < card.q([8.0, 8.0, 9.0] + [0.0] * 4) < 0.001
     with pytest.raises(ValueError, match="at least 6 labels"):
         CriticCard(activation="expectation", labels=5)
 
