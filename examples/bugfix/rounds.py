@@ -160,7 +160,7 @@ def section(folder: Path) -> str:
     lines += [
         "",
         f"Success under the second less the first, paired by task: {_percent(found.gain)} points. "
-        f"The rise of failures {'fell' if fell else 'did not fall'} with it.",
+        f"The rise of failures {'fell' if fell else 'was not found to fall'} with it.",
     ]
     if (told := found.estimated) is not None:
         lines.append(
