@@ -20,6 +20,7 @@ from pydantic_core import to_json
 
 from critic.errors import CriticInputError
 from critic.evaluation import auc, brier, ece, within_task
+from critic.files import write_whole
 from critic.judged import Judged, by_task, judge
 from critic.judges import Local
 from critic.scoring import Scorer
@@ -163,11 +164,11 @@ def run_cell(
         trained = train(init, data, out, cell.settings, progress=progress, stopped=stopped)
         if "stopped" in trained:
             return None
-        _write(trained_file, to_json({"about": about, **trained}, inf_nan_mode="null"))
+        write_whole(trained_file, to_json({"about": about, **trained}, inf_nan_mode="null"))
     first_attempts = (t for t in judged_on() if t.attempt == 0)
     found = found_of(cell, list(judge(Local(Scorer(out)), first_attempts)))
     found.about, found.trained = about, trained
-    _write(out / _RESULT, found.model_dump_json(indent=1).encode())
+    write_whole(out / _RESULT, found.model_dump_json(indent=1))
     return found
 
 
@@ -189,12 +190,6 @@ def result_of(cell: Cell, folder: Path, *, about: str = "") -> Found | None:
 
 def _about(cell: Cell, data: str) -> str:
     return f"{data} data={cell.data:g} {cell.settings.model_dump_json()}"
-
-
-def _write(path: Path, content: bytes) -> None:
-    fresh = path.with_suffix(".tmp")
-    fresh.write_bytes(content)
-    fresh.replace(path)
 
 
 def found_of(cell: Cell, judged: Sequence[Judged]) -> Found:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from critic.calibration import Calibration
 from critic.errors import CriticInputError
+from critic.files import write_whole
 from critic.logits import FEWEST_BINS, bin_values, sigmoid, softmax
 from critic.rendering import RENDERING_VERSION, Renderer
 from critic.splitting import is_held_out
@@ -157,9 +158,7 @@ def read_tokenizer(source: str | Path) -> Any:
 
 def write_card(folder: str | Path, card: CriticCard) -> None:
     """Write ``critic.json``, whole or not at all."""
-    fresh = Path(folder) / f"{CARD}.tmp"
-    fresh.write_text(card.model_dump_json(indent=2) + "\n")
-    fresh.replace(Path(folder) / CARD)
+    write_whole(Path(folder) / CARD, card.model_dump_json(indent=2) + "\n")
 
 
 def write_trained_tasks(folder: str | Path, tasks: Iterable[str]) -> None:

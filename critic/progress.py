@@ -21,10 +21,11 @@ from pydantic_core import to_json
 from critic.checkpoint import CriticCard, write_card, write_trained_tasks
 from critic.data import PlannedStep
 from critic.errors import CriticInputError
+from critic.files import write_whole
 from critic.model import plain_weights
 
 STATE = "state"
-"""Folder of what a stopped training is taken up from, a folder each; there until it is finished."""
+"""Folder of the states that a stopped training is taken up from; there until it is finished."""
 _FINGERPRINT = f"{STATE}/fingerprint"
 
 
@@ -177,9 +178,7 @@ class TrainingRun:
         # the last line may be half of one, where we were killed
         whole = [line for line in lines if self.step and line.endswith("}")]
         kept = [line for line in whole if json.loads(line)["step"] <= self.step]
-        fresh = path.with_suffix(".tmp")
-        fresh.write_text("".join(f"{line}\n" for line in kept))
-        fresh.replace(path)
+        write_whole(path, "".join(f"{line}\n" for line in kept))
 
     def _save_checkpoint(self, network: Any, weights: dict[str, torch.Tensor]) -> None:
         """Write the whole checkpoint beside ``out``, then put it in place."""

@@ -212,16 +212,18 @@ def accumulate(
     total = torch.zeros((), device=accelerator.device)
     for first in range(0, len(batches), world):
         dealt = batches[first : first + world]
-        passes = max(len(passes_of(batch, settings.batch_tokens)) for batch in dealt)
+        parts = [passes_of(batch, settings.batch_tokens) for batch in dealt]
         takes_part = rank < len(dealt)
+        own = rank if takes_part else 0
         last = first + world >= len(batches)
-        total += step.backward(dealt[rank if takes_part else 0], passes, takes_part, last)
+        total += step.backward(dealt[own], parts[own], max(map(len, parts)), takes_part, last)
     return {"loss": float(accelerator.reduce(total, reduction="sum"))}
 
 
 @dataclass(frozen=True)
 class _Step:
-    """What the batches of one optimiser step have in common."""
+    """What the batches of one optimiser step have in common; ``turns`` and ``pairs`` are counted
+    over all of them, those of other processes too."""
 
     accelerator: Accelerator
     model: Any
@@ -233,15 +235,21 @@ class _Step:
     pairs: int
 
     def backward(
-        self, batch: list[Example], passes: int, takes_part: bool, last: bool
+        self,
+        batch: list[Example],
+        parts: list[list[Example]],
+        passes: int,
+        takes_part: bool,
+        last: bool,
     ) -> Tensor | float:
-        """The loss of a batch, whose gradient is added, by ``passes`` through the network.
+        """The loss of a batch, whose gradient is added, by ``passes`` through the network, as many
+        as the process of most ``parts`` makes. ``last``: of the step's batches, after which
+        processes add their gradients up.
 
-        Several are for a trajectory of more windows than ``batch_tokens`` (or those of its task):
-        it is read for its values, and then once more in parts, each with the gradient of what it
-        reads, while the rest is as it was read before.
+        Several parts are for a trajectory of more windows than ``batch_tokens`` (or those of its
+        task): it is read for its values, and then once more in parts, each with the gradient of
+        what it reads, while the rest is as it was read before.
         """
-        parts = passes_of(batch, self.settings.batch_tokens)
         before = self._read_before(parts, passes) if passes > 1 else []
         values = None
         if self.target_model is not self.model:
