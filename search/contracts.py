@@ -6,7 +6,7 @@ turn, and the environment is a sandbox, which executes an action once and cannot
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -121,6 +121,17 @@ class Sandbox(Protocol):
         """Remove the sandbox and all that runs in it. Doing it twice is no error."""
         ...
 
+    async def release(self) -> None:
+        """Let go of the sandbox and leave it as it is, with what runs in it, for whoever attaches
+        to it next. From here on this handle does nothing: a call under way is given up without
+        stopping its command, and ``close`` removes nothing. Where the sandbox cannot outlive this
+        process, it ends with it."""
+        ...
+
+
+Gone = Callable[[Mapping[str, str]], Awaitable[bool]]
+"""Says of a sandbox's labels whether what it was started for is over."""
+
 
 class SandboxProvider(Protocol):
     """Starts sandboxes, and finds live ones again."""
@@ -129,11 +140,17 @@ class SandboxProvider(Protocol):
         self, task: Task, *, labels: dict[str, str] | None = None
     ) -> AbstractAsyncContextManager[Sandbox]:
         """A fresh sandbox for ``task``: its files written, its set-up run. Leaving the context
-        removes it. Raises: ``SandboxError``."""
+        removes it, unless it was released. Raises: ``SandboxError``."""
         ...
 
     async def attach(self, sandbox_id: str) -> Sandbox:
         """The live sandbox of that id. Raises: ``SandboxLost`` if it is gone."""
+        ...
+
+    async def reap(self, gone: Gone | None = None) -> list[str]:
+        """Remove sandboxes that ended, whose lifetime is over, or of whose labels ``gone`` is true;
+        the ids of what was removed. What cannot be reached is left for the next time. Sandboxes
+        that other processes started are found too."""
         ...
 
 

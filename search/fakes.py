@@ -15,7 +15,7 @@ from typing import Any
 
 from pilotfish import Message, Observation, Task
 from pilotfish.strategy import Sampling
-from search.contracts import Sample, Sandbox, Score
+from search.contracts import Gone, Sample, Sandbox, Score
 from search.errors import CriticError, JournalError, PolicyError, SandboxError, SandboxLost
 
 Script = Callable[[Sequence[Message], int], Sequence[Sample]]
@@ -132,7 +132,8 @@ class FakeSandbox:
         self.files: dict[str, str] = {}
         self.ran: list[str] = []
         """Commands that were run, in order; a redelivered action is not among them."""
-        self.closed = False
+        self.labels: dict[str, str] = {}
+        self.closed = self.released = False
         self._respond = respond
         self._results: dict[str, Observation] = {}
 
@@ -163,18 +164,18 @@ class FakeSandbox:
         return self.files[path]
 
     async def close(self) -> None:
-        self.closed = True
+        self.closed = self.closed or not self.released
+
+    async def release(self) -> None:
+        self.released = True
 
 
 class FakeSandboxes:
     """Gives out ``FakeSandbox``es. ``respond`` gives a command's output; ``ValueError`` from it is
-    a command that exits with 1. With ``outlive`` a sandbox stays where its user died of an error,
-    as a remote one does."""
+    a command that exits with 1. One that was released stays for whoever attaches to it."""
 
-    def __init__(
-        self, respond: Callable[[str], str] = lambda command: "", *, outlive: bool = False
-    ) -> None:
-        self._respond, self._outlive = respond, outlive
+    def __init__(self, respond: Callable[[str], str] = lambda command: "") -> None:
+        self._respond = respond
         self.all: dict[str, FakeSandbox] = {}
         self.fail_next = 0
         """How many of the next starts fail."""
@@ -187,24 +188,28 @@ class FakeSandboxes:
             self.fail_next -= 1
             raise SandboxError("the sandbox did not start")
         sandbox = FakeSandbox(f"fake-{len(self.all)}", self._respond)
+        sandbox.labels = labels or {}
         self.all[sandbox.id] = sandbox
         sandbox.files.update(task.files)
         try:
             yield sandbox
-        except JournalError:
-            if not self._outlive:
-                await sandbox.close()
-            raise
-        except BaseException:
+        finally:
             await sandbox.close()
-            raise
-        await sandbox.close()
 
     async def attach(self, sandbox_id: str) -> Sandbox:
         sandbox = self.all.get(sandbox_id)
         if sandbox is None or sandbox.closed:
             raise SandboxLost(f"sandbox {sandbox_id} is gone")
+        sandbox.released = False
         return sandbox
+
+    async def reap(self, gone: Gone | None = None) -> list[str]:
+        removed = []
+        for sandbox in self.all.values():
+            if gone is not None and not sandbox.closed and await gone(sandbox.labels):
+                sandbox.closed = True
+                removed.append(sandbox.id)
+        return removed
 
 
 class MemoryJournal:

@@ -23,30 +23,41 @@ class Begun:
     key: Key
     trajectory: Trajectory
     sandbox: str | None = None
+    seconds: float = 0.0
+    """For how long it has been executed, as far as its entries say."""
+    began: float = 0.0
+    """How long the run had been executed when it began."""
 
 
 def replay(entries: Iterable[dict[str, Any]]) -> dict[Key, Begun]:
     """All trajectories of a journal, as far as they went, in the order of their keys:
     in what order entries of trajectories that go on at once reach the journal is chance."""
     begun: dict[Key, Begun] = {}
-    by_id: dict[str, Trajectory] = {}
+    by_id: dict[str, Begun] = {}
     for entry in entries:
-        match entry["kind"]:
-            case "trajectory_started":
-                trajectory = Trajectory.model_validate(entry["record"])
-                key = (entry["slot"], entry["try"])
-                by_id[trajectory.id] = trajectory
-                begun[key] = Begun(key, trajectory)
-            case "sandbox_started":
-                begun[entry["slot"], entry["try"]].sandbox = entry["sandbox"]
-            case "decided":
-                decision = Decision.model_validate(entry["decision"])
-                by_id[entry["trajectory"]].steps.append(Step(decision=decision))
-            case "observed":
-                _observed(by_id[entry["trajectory"]].steps[entry["step"]], entry)
-            case "trajectory_ended":
-                _ended(by_id[entry["trajectory"]], entry)
+        elapsed = float(entry.get("elapsed", 0.0))
+        if entry["kind"] == "trajectory_started":
+            trajectory = Trajectory.model_validate(entry["record"])
+            key = (entry["slot"], entry["try"])
+            by_id[trajectory.id] = begun[key] = Begun(key, trajectory, began=elapsed)
+        elif entry["kind"] == "sandbox_started":
+            begun[entry["slot"], entry["try"]].sandbox = entry["sandbox"]
+        elif entry["kind"] in ("decided", "observed", "trajectory_ended"):
+            one = by_id[entry["trajectory"]]
+            one.seconds = elapsed - one.began
+            _apply(one.trajectory, entry)
     return dict(sorted(begun.items()))
+
+
+def _apply(trajectory: Trajectory, entry: dict[str, Any]) -> None:
+    match entry["kind"]:
+        case "decided":
+            decision = Decision.model_validate(entry["decision"])
+            trajectory.steps.append(Step(decision=decision))
+        case "observed":
+            _observed(trajectory.steps[entry["step"]], entry)
+        case "trajectory_ended":
+            _ended(trajectory, entry)
 
 
 def _observed(step: Step, entry: dict[str, Any]) -> None:

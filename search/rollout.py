@@ -49,14 +49,15 @@ class Rollout:
         budget: Budget,
         journal: Journal,
         trajectory: Trajectory,
+        *,
+        seconds: float = 0.0,
     ) -> None:
+        """``seconds`` is for how long a trajectory that is taken up has been executed before."""
         self.task, self.policy, self.critic = task, policy, critic
         self.lookahead, self.settings = lookahead, settings
         self.budget, self.journal, self.trajectory = budget, journal, trajectory
         self.history = trajectory.messages
-        # One that is taken up goes on with the time that it began at, and so does its limit.
-        before = time.time() - trajectory.started_at if trajectory.steps else 0.0
-        self._began = time.monotonic() - max(0.0, before)
+        self._began = time.monotonic() - seconds
         self._prompt_tokens = max((s.decision.prompt_tokens for s in trajectory.steps), default=0)
         last = trajectory.steps[-1] if self._prompt_tokens else None
         self._unread = _characters([last.decision.message, *last.replies] if last else self.history)

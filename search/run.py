@@ -8,9 +8,9 @@ it ends, in whatever process.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import structlog
 from pydantic import BaseModel
@@ -59,10 +59,12 @@ class Run:
         labels: dict[str, str] | None = None,
     ) -> None:
         self.task, self.policy, self.critic = task, policy, critic
-        self.sandboxes, self.strategy, self.journal = sandboxes, strategy, journal
+        self.sandboxes, self.strategy = sandboxes, strategy
         self.labels = labels or {}
         self.budget = Budget(strategy.budget)
+        self.journal = _OwnJournal(journal, lambda: self.budget.seconds)
         self._known: dict[Key, Begun] = {}
+        self._held: dict[str, Sandbox] = {}
 
     async def run(self) -> RunResult:
         """Go on until every trajectory has ended, and select. Raises what the journal raises;
@@ -72,11 +74,23 @@ class Run:
 
         async def slot(number: int) -> list[Trajectory]:
             async with permits:
-                return await self._attempts(number)
+                try:
+                    return await self._attempts(number)
+                except JournalError:
+                    # The others are cancelled now; their sandboxes are for whoever goes on.
+                    await asyncio.shield(self.leave())
+                    raise
 
         async with asyncio.TaskGroup() as group:
             slots = [group.create_task(slot(number)) for number in range(self.strategy.selection.n)]
         return await self._select([task.result() for task in slots])
+
+    async def leave(self) -> None:
+        """Let go of all live sandboxes, so that whoever resumes this run finds them as they are.
+        To be called before ``run`` is cancelled where the run is to go on elsewhere; without, a
+        cancelled run closes them. Nothing is journaled from here on."""
+        self.journal.left = True
+        await asyncio.gather(*(sandbox.release() for sandbox in self._held.values()))
 
     async def _resume(self) -> None:
         """Read the journal: what has ended is kept, what is live is attached to again."""
@@ -89,7 +103,7 @@ class Run:
             self.strategy.budget,
             spent=sum((t.usage for t in begun), Usage()),
             steps=sum(len(t.steps) for t in begun),
-            seconds=max(0.0, time.time() - float(entries[0]["at"])),
+            seconds=float(entries[-1].get("elapsed", 0.0)),
         )
 
     async def _attempts(self, number: int) -> list[Trajectory]:
@@ -122,8 +136,8 @@ class Run:
             return trajectory
         ended = False
         try:
-            async with self._sandbox(key, known) as sandbox:
-                await self._roll(trajectory, sandbox)
+            async with self._sandbox(key, known) as sandbox, self._holding(sandbox):
+                await self._roll(trajectory, sandbox, known.seconds)
                 await self._journal_end(trajectory)  # while the sandbox is there to come back to
                 ended = True
             return trajectory
@@ -179,7 +193,19 @@ class Run:
             )
             yield sandbox
 
-    async def _roll(self, trajectory: Trajectory, sandbox: Sandbox) -> None:
+    @asynccontextmanager
+    async def _holding(self, sandbox: Sandbox) -> AsyncIterator[None]:
+        """While it is held it can be left."""
+        self._held[sandbox.id] = sandbox
+        try:
+            yield
+        except JournalError:  # before the sandbox is closed
+            await asyncio.shield(self.leave())
+            raise
+        finally:
+            del self._held[sandbox.id]
+
+    async def _roll(self, trajectory: Trajectory, sandbox: Sandbox, seconds: float) -> None:
         rollout = Rollout(
             self.task,
             self.policy,
@@ -189,6 +215,7 @@ class Run:
             self.budget,
             self.journal,
             trajectory,
+            seconds=seconds,
         )
         await rollout.run(sandbox)
         if trajectory.submitted:
@@ -265,6 +292,22 @@ class Run:
             "selected", selected=result.selected, ranking=result.ranking, reason=result.reason
         )
         return result
+
+
+class _OwnJournal:
+    """The run's journal, whose entries say for how long the run has been executed: ``elapsed``,
+    seconds, in which the time that nobody was at it is not counted, nor what a clock jumped.
+    After ``left`` is set it takes nothing more."""
+
+    def __init__(self, inner: Journal, elapsed: Callable[[], float]) -> None:
+        self._inner, self._elapsed = inner, elapsed
+        self.entries = inner.entries
+        self.left = False
+
+    async def append(self, kind: str, **data: Any) -> None:
+        if self.left:
+            raise JournalError("the run was left to somebody else")
+        await self._inner.append(kind, elapsed=round(self._elapsed(), 3), **data)
 
 
 def _outcome(attempts: list[Trajectory]) -> Trajectory:

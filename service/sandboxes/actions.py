@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -49,13 +50,18 @@ class Actions(Protocol):
         ...
 
 
-async def execute_once(actions: Actions, action: Action) -> Observation:
-    """Run it, or take its recorded result; stop it if the caller is cancelled."""
+async def execute_once(
+    actions: Actions, action: Action, *, stop: Callable[[], bool] = lambda: True
+) -> Observation:
+    """Run it, or take its recorded result. If the caller is cancelled the command is stopped, but
+    where ``stop`` says that somebody else waits for it."""
     if flaw := unusable(action.command):
         return Observation(output=flaw, exit_code=126)
     try:
         return await actions.run(action)
     except asyncio.CancelledError:
+        if not stop():
+            raise
         try:
             await asyncio.wait_for(actions.cancel(action.id), timeout=5)
         except (SandboxError, TimeoutError) as error:

@@ -37,7 +37,7 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
@@ -46,12 +46,13 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
 from pilotfish import Task
+from search.contracts import Gone
 from search.errors import SandboxError, SandboxLost
 from service.local.process import ProcessId, collect
 from service.sandboxes.actions import GuestActions
 from service.sandboxes.server import RexServer
 from service.sandboxes.state import Record, StateFolder
-from service.sandboxes.swerex import Gone, SwerexSandbox
+from service.sandboxes.swerex import SwerexSandbox
 
 log = structlog.get_logger()
 
@@ -153,7 +154,7 @@ class BubblewrapProvider:
             self.state.remove(sandbox_id)
         for record in self.state.all():
             over = not record.process.alive or record.expires < time.time()
-            if over or (gone is not None and gone(record.labels)):
+            if over or (gone is not None and await gone(record.labels)):
                 await self._remove(record)
                 removed.append(record.id)
         return removed
@@ -365,12 +366,16 @@ class BubblewrapProvider:
         client = httpx.AsyncClient(transport=transport, trust_env=False)
         server = RexServer(client, "http://sandbox")
 
-        async def remove() -> None:
+        async def let_go() -> None:
             await client.aclose()
             held.close()
+
+        async def remove() -> None:
+            await let_go()
             await self._remove(record, outer)
 
-        return SwerexSandbox(record.id, server, GuestActions(server), record.workdir, remove)
+        actions = GuestActions(server)
+        return SwerexSandbox(record.id, server, actions, record.workdir, remove, let_go)
 
     async def _remove(self, record: Record, outer: subprocess.Popen[bytes] | None = None) -> None:
         # The end of its first process is the end of all in its process namespace.
@@ -413,13 +418,29 @@ def open_memory(content: bytes) -> int:
 
 
 async def read_to_end(pipe: BinaryIO) -> bytes:
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader()
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
-    try:
-        return await reader.read()
-    finally:
-        transport.close()
+    """All that comes out of ``pipe``, whose descriptor stays the caller's. Not by asyncio's pipe
+    transport: uvloop's closes the descriptor a second time, when its number may already be that of
+    somebody else's folder or socket."""
+    loop, descriptor = asyncio.get_running_loop(), pipe.fileno()
+    os.set_blocking(descriptor, False)
+    parts: list[bytes] = []
+    while True:
+        readable = loop.create_future()
+        loop.add_reader(descriptor, _wake, readable)
+        try:
+            await readable
+        finally:
+            loop.remove_reader(descriptor)
+        with suppress(BlockingIOError):
+            part = os.read(descriptor, 65_536)
+            if not part:
+                return b"".join(parts)
+            parts.append(part)
+
+
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 def host_user() -> int:

@@ -15,7 +15,7 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Literal, Self
@@ -25,6 +25,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from pilotfish import Observation, Task
+from search.contracts import Gone
 from search.errors import SandboxError, SandboxLost
 from search.evaluation import write_files
 from service.sandboxes.actions import (
@@ -38,12 +39,10 @@ from service.sandboxes.server import Reply, RexServer
 
 log = structlog.get_logger()
 
-Gone = Callable[[Mapping[str, str]], bool]
-"""Says of a sandbox's labels that what it was started for is over."""
-
 
 class SwerexSandbox:
-    """A sandbox behind a server of the SWE-ReX protocol."""
+    """A sandbox behind a server of the SWE-ReX protocol. ``remove`` ends it; ``let_go`` frees what
+    this handle holds, and no more."""
 
     def __init__(
         self,
@@ -52,20 +51,22 @@ class SwerexSandbox:
         actions: Actions,
         workdir: str,
         remove: Callable[[], Awaitable[None]],
+        let_go: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.id = sandbox_id
         self.workdir = workdir
         self.server = server
         self.actions = actions
-        self._remove = remove
-        self._closed = False
+        self._remove, self._let_go = remove, let_go
+        self._closed = self._released = False
 
     async def execute(
         self, command: str, *, action_id: str, timeout: float, cwd: str | None = None
     ) -> Observation:
         self._check_open()
         folder = self._path(cwd) if cwd else self.workdir
-        return await execute_once(self.actions, Action(action_id, command, timeout, folder))
+        action = Action(action_id, command, timeout, folder)
+        return await execute_once(self.actions, action, stop=lambda: not self._released)
 
     async def write(self, path: str, text: str) -> None:
         body = {"path": self._path(path), "content": text}
@@ -80,6 +81,12 @@ class SwerexSandbox:
         if not self._closed:
             self._closed = True
             await asyncio.shield(asyncio.ensure_future(self._remove()))
+
+    async def release(self) -> None:
+        if not self._closed:
+            self._closed = self._released = True
+            if self._let_go is not None:
+                await self._let_go()
 
     async def prepare(self, task: Task, *, timeout: float) -> None:
         """Write the task's files and run its set-up."""
@@ -212,7 +219,7 @@ class SwerexProvider:
         except (SandboxError, ValueError):
             return False  # It is being made, or removed.
         labels: dict[str, str] = record["labels"]
-        return bool(record["expires"] < time.time() or (gone is not None and gone(labels)))
+        return bool(record["expires"] < time.time() or (gone is not None and await gone(labels)))
 
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[str]:

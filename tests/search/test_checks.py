@@ -155,7 +155,7 @@ async def test_attempts_that_the_budget_left_no_time_to_test_have_no_counts():
 
 @pytest.mark.parametrize("crash_after", range(1, 9))
 async def test_a_run_that_is_continued_runs_no_check_twice(crash_after):
-    sandboxes = FakeSandboxes(respond, outlive=True)
+    sandboxes = FakeSandboxes(respond)
     journal = MemoryJournal(crash_after=crash_after)
     policy = FakePolicy(turn_by_turn([bash("ls")], [bash("pwd")], [bash("submit")]))
     given = {

@@ -272,13 +272,13 @@ async def test_a_command_gets_no_more_time_than_the_budget_has():
 
 
 async def test_a_continued_run_has_spent_what_its_journal_says():
-    sandboxes, journal = FakeSandboxes(respond, outlive=True), MemoryJournal(crash_after=6)
+    sandboxes, journal = FakeSandboxes(respond), MemoryJournal(crash_after=6)
     policy = FakePolicy(turn_by_turn([bash("ls")], [bash("pwd")], [bash("submit")]))
     lookahead = Lookahead(k=1, sampling=Sampling(max_tokens=10))
     limited = {"lookahead": lookahead, "budget": BudgetLimits(tokens=1000, steps=9, seconds=600)}
     with pytest.raises(ExceptionGroup):
         await make_run(policy, sandboxes=sandboxes, journal=journal, **limited).run()
-    (await journal.entries())[0]["at"] -= 100
+    journal._entries[-1]["elapsed"] += 100
     run = make_run(policy, sandboxes=sandboxes, journal=journal, **limited)
     await run._resume()
     [begun] = run._known.values()
@@ -412,7 +412,7 @@ async def test_without_lookahead_the_critic_reads_the_finished_trajectory():
 
 @pytest.mark.parametrize("crash_after", range(1, 9))
 async def test_a_run_whose_worker_dies_anywhere_is_continued_and_no_action_runs_twice(crash_after):
-    sandboxes = FakeSandboxes(respond, outlive=True)
+    sandboxes = FakeSandboxes(respond)
     journal = MemoryJournal(crash_after=crash_after)
     policy = FakePolicy(turn_by_turn([bash("ls")], [bash("pwd")], [bash("submit")]))
     with pytest.raises(ExceptionGroup if crash_after < 8 else JournalError):
@@ -429,19 +429,63 @@ async def test_a_run_whose_worker_dies_anywhere_is_continued_and_no_action_runs_
 
 
 async def test_a_continued_trajectory_keeps_its_time_limit():
-    sandboxes, journal = FakeSandboxes(respond, outlive=True), MemoryJournal(crash_after=4)
+    sandboxes, journal = FakeSandboxes(respond), MemoryJournal(crash_after=4)
     policy = FakePolicy(turn_by_turn([bash("ls")], [bash("pwd")], [bash("submit")]))
     limited = {"lookahead": ONE, "rollout": RolloutSettings(max_seconds=60)}
     with pytest.raises(ExceptionGroup):
         await make_run(policy, sandboxes=sandboxes, journal=journal, **limited).run()
-    begun = next(e for e in await journal.entries() if e["kind"] == "trajectory_started")
-    begun["record"]["started_at"] -= 61
+    journal._entries[-1]["elapsed"] += 61
     [trajectory] = (
         await make_run(policy, sandboxes=sandboxes, journal=journal, **limited).run()
     ).trajectories
     assert trajectory.exit_status == "TimeLimitExceeded"
     assert trajectory.steps
     assert trajectory.seconds > 60
+
+
+async def test_the_time_that_nobody_was_at_it_is_not_counted():
+    sandboxes, journal = FakeSandboxes(respond), MemoryJournal(crash_after=4)
+    policy = FakePolicy(turn_by_turn([bash("ls")], [bash("pwd")], [bash("submit")]))
+    limited = {"lookahead": ONE, "budget": BudgetLimits(seconds=60)}
+    with pytest.raises(ExceptionGroup):
+        await make_run(policy, sandboxes=sandboxes, journal=journal, **limited).run()
+    for entry in journal._entries:
+        entry["at"] -= 86_400
+    [trajectory] = (
+        await make_run(policy, sandboxes=sandboxes, journal=journal, **limited).run()
+    ).trajectories
+    assert trajectory.exit_status == "Submitted"
+    assert trajectory.seconds < 60
+
+
+async def test_a_run_that_is_left_keeps_its_sandboxes_and_journals_nothing_more():
+    sandboxes, journal = FakeSandboxes(respond), MemoryJournal()
+    reached = asyncio.Event()
+
+    class Stuck(FakePolicy):
+        async def sample(self, state, n, sampling, *, session=None):
+            if len(state) > 2:
+                reached.set()
+                await asyncio.Event().wait()
+            async for sample in super().sample(state, n, sampling):
+                yield sample
+
+    run = make_run(Stuck(THREE_TURNS), sandboxes=sandboxes, journal=journal, lookahead=ONE)
+    task = asyncio.create_task(run.run())
+    await reached.wait()
+    before = await journal.entries()
+    await run.leave()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert await journal.entries() == before
+    [sandbox] = sandboxes.all.values()
+    assert not sandbox.closed
+    result = await make_run(
+        FakePolicy(THREE_TURNS), sandboxes=sandboxes, journal=journal, lookahead=ONE
+    ).run()
+    assert [t.exit_status for t in result.trajectories] == ["Submitted"]
+    assert sandbox.closed
+    assert list(sandboxes.all.values()) == [sandbox]
 
 
 def test_a_message_keeps_fields_that_nobody_named():

@@ -159,7 +159,7 @@ async def test_runs_are_listed_newest_first_by_pages(service):
 async def abandoned(redis_url):
     """A running run whose worker is gone, settings of a process that can take it up, and the
     sandboxes that it finds again."""
-    sandboxes = FakeSandboxes(lambda command: "", outlive=True)
+    sandboxes = FakeSandboxes(lambda command: "")
 
     def settings(**changes):
         return Settings(

@@ -53,6 +53,8 @@ class Task(BaseModel):
     setup: list[str] = Field(default_factory=list)
     """Commands run in ``workdir`` before the agent starts; one that fails fails the start."""
     workdir: str = "/workspace"
+    memory: int | None = Field(default=None, ge=2**20)
+    """Bytes that its sandbox may take; ``None`` leaves it to the backend's settings."""
     submission: str | None = Field(default=None, min_length=1)
     """Command that prints what the agent hands in (``git diff``, say), run when it has submitted,
     before any test: the trajectory keeps it, and equal ones are one answer."""

@@ -24,6 +24,7 @@ from search.errors import SandboxError, SandboxLost
 from service.local.process import ProcessId
 from service.sandboxes.bubblewrap import BubblewrapProvider, BubblewrapSettings
 from service.sandboxes.state import StateFolder
+from tests.service.sandboxes.test_conformance import of_run
 
 ROOT = Path(__file__).parents[3]
 
@@ -243,7 +244,7 @@ async def test_outliving_a_killed_parent(tmp_path: Path) -> None:
     await sandbox.write("go", "")
     assert (await redelivered).output == "ended\n"
     assert await sandbox.read("log") == "begun\n"
-    assert await provider.reap(lambda labels: labels == {"run": "r"}) == [sandbox_id]
+    assert await provider.reap(of_run("r")) == [sandbox_id]
     assert os.listdir(tmp_path) == []
 
 

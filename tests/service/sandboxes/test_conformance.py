@@ -6,11 +6,12 @@ import asyncio
 import random
 import time
 import uuid
+from collections.abc import Mapping
 
 import pytest
 
 from pilotfish import Evaluation, Task
-from search.contracts import SandboxProvider
+from search.contracts import Gone, SandboxProvider
 from search.errors import SandboxError, SandboxLost
 from search.evaluation import evaluate
 from service.sandboxes.bubblewrap import BubblewrapProvider
@@ -23,6 +24,13 @@ def forever() -> tuple[str, str]:
     """A command that does not end, and a pattern that finds it, and only it, in ``ps``."""
     seconds = str(random.randrange(10**8, 10**9))
     return f"sleep {seconds}", f"[s]leep {seconds}"
+
+
+def of_run(run_id: str) -> Gone:
+    async def gone(labels: Mapping[str, str]) -> bool:
+        return labels["run"] == run_id
+
+    return gone
 
 
 async def run(sandbox: SwerexSandbox, command: str, timeout: float = 20.0) -> str:
@@ -281,7 +289,7 @@ async def test_reaping(provider: Provider, task: Task) -> None:
         provider.start(task, labels={"run": "live"}) as live,
     ):
         assert await provider.reap() == []
-        assert await provider.reap(lambda labels: labels["run"] == "dead") == [dead.id]
+        assert await provider.reap(of_run("dead")) == [dead.id]
         with pytest.raises(SandboxLost):
             await dead.execute("true", action_id="a", timeout=5)
         assert await run(live, "echo on") == "on\n"
