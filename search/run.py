@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
 from typing import Any
 
 import structlog
@@ -57,10 +62,12 @@ class Run:
         journal: Journal,
         *,
         labels: dict[str, str] | None = None,
+        evaluating: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> None:
+        """``evaluating`` is held while an attempt is tested or evaluated."""
         self.task, self.policy, self.critic = task, policy, critic
         self.sandboxes, self.strategy = sandboxes, strategy
-        self.labels = labels or {}
+        self.labels, self.evaluating = labels or {}, evaluating
         self.budget = Budget(strategy.budget)
         self.journal = _OwnJournal(journal, lambda: self.budget.seconds)
         self._known: dict[Key, Begun] = {}
@@ -221,12 +228,14 @@ class Run:
         if trajectory.submitted:
             trajectory.submission = await submission_of(sandbox, self.task)
         if trajectory.submitted and self.strategy.selection.rule == "hybrid":
-            await self._test(trajectory, sandbox)
+            async with self.evaluating():
+                await self._test(trajectory, sandbox)
         if self.task.evaluation is None or trajectory.exit_status in INFRASTRUCTURE_FAILURES:
             return
         trajectory.reward = 0.0
         if trajectory.submitted:
-            trajectory.reward, told = await self._reward(sandbox)
+            async with self.evaluating():
+                trajectory.reward, told = await self._reward(sandbox)
             trajectory.exit_message = trajectory.exit_message or told
 
     async def _test(self, trajectory: Trajectory, sandbox: Sandbox) -> None:

@@ -17,7 +17,9 @@ from service.parts import Parts
 from service.redis_state import RedisState, StateError
 from service.routes import chat, lookahead, operations, runs
 from service.routes.context import ClientGone, Context
-from service.runs.worker import RunQueue, RunWorker
+from service.runs.reconciler import Reconciler
+from service.runs.worker import RunWorker
+from service.sandboxes.admission import Admissions
 from service.settings import (
     ClassifyCriticSettings,
     Settings,
@@ -77,10 +79,11 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Context:
     parts = await stack.enter_async_context(Parts(settings))
     state = RedisState(settings.redis_url, lifetime=settings.run_lifetime)
     stack.push_async_callback(state.close)
-    queue = await stack.enter_async_context(RunQueue(settings))
-    context = Context(settings, parts, state, queue)
+    context = Context(settings, parts, state)
     if settings.worker:
-        worker = RunWorker(settings, parts, state, queue)
+        admissions = Admissions(parts.sandboxes, settings.admission, settings.sandboxes, state)
+        await stack.enter_async_context(Reconciler(admissions, state, every=settings.reconcile))
+        worker = RunWorker(settings, parts, state, admissions)
         context.worker = await stack.enter_async_context(worker)
     return context
 

@@ -28,6 +28,15 @@ STEP_SECONDS = Histogram(
 )
 TOKENS = Counter("pilotfish_tokens_total", "Tokens of the policy", ["kind"])
 RUNS = Counter("pilotfish_runs_total", "Runs by what became of them", ["status"])
+REAPED = Counter(
+    "pilotfish_sandboxes_reaped_total", "Sandboxes removed whose run was over", ["backend"]
+)
+ADMISSION_SECONDS = Histogram(
+    "pilotfish_admission_seconds",
+    "Seconds that a sandbox waited for room, by what for",
+    ["backend", "kind"],
+    buckets=(0.01, 0.1, 1, 10, 60, 600),
+)
 TRAJECTORIES = Counter("pilotfish_trajectories_total", "Trajectories ended", ["exit_status"])
 FAILED_Q = Gauge(
     "pilotfish_failed_q",

@@ -2,67 +2,68 @@
 
 | key | type | holds |
 |---|---|---|
-| ``pilotfish:run:{id}`` | hash | request, status, times, result |
+| ``pilotfish:run:{id}`` | hash | request, status, times, result; who executes it, by epoch |
 | ``pilotfish:journal:{id}`` | stream | its journal, an entry a message, compressed over 1 kB |
 | ``pilotfish:runs`` | sorted set | ids of runs by time of creation |
+| ``pilotfish:due`` | sorted set | runs that wait for a worker, by the time from which it may come |
+| ``pilotfish:leases`` | sorted set | runs that a worker has, by the time until which it has them |
+| ``pilotfish:once:{key}`` | hash | the run that was made for an idempotency key |
+| ``pilotfish:places:{name}`` | sorted set | what is taken of a backend's room, until when |
+| ``pilotfish:weights:{name}`` | hash | the weight of each of these |
+| ``pilotfish:owner`` | string | the name of this Redis's runs on the labels of sandboxes |
 
-Every key has a lifetime, renewed when it is written; nothing is scanned. Delivery of runs to
-workers is docket's, under keys of its own.
+Every key has a lifetime, renewed when it is written; nothing is scanned. Times in ``due``,
+``leases`` and ``places`` are Redis's own clock (``service/redis_scripts.py``), so that workers need
+not agree about theirs.
+
+Not docket, which the design began with: after a dropped connection its worker renewed no lease and
+heard no cancellation until all its runs had ended, and it fences no writes.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 import time
 import uuid
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import stamina
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
 from search.errors import JournalError
+from service import redis_scripts as scripts
 
 T = TypeVar("T")
 
+Asked = Literal["cancel", "pause", "resume", "retry"]
+_BECOMES: dict[Asked, dict[str, str]] = {
+    "cancel": {
+        "queued": "cancelled", "paused": "cancelled", "running": "cancelling",
+        "pausing": "cancelling",
+    },
+    "pause": {"queued": "paused", "running": "pausing"},
+    "resume": {"paused": "queued", "pausing": "running"},
+    "retry": {"failed": "queued", "cancelled": "queued"},
+}  # fmt: skip
+"""What each status becomes. What is not named stays."""
+_ASKED_ENTRY: dict[Asked, str] = {
+    "cancel": "run_ended", "pause": "paused", "resume": "resumed", "retry": "retried",
+}  # fmt: skip
+
 PREFIX = "pilotfish:"
 RUNS = f"{PREFIX}runs"
+DUE, LEASES, OWNER = f"{PREFIX}due", f"{PREFIX}leases", f"{PREFIX}owner"
 _COMPRESS_OVER = 1024
-_BLOCK_MS = 4000  # redis-py gives up on a socket that is silent for 5 s
-
-# KEYS: journal, run. ARGV: entry, lifetime in seconds. Returns the entry's id, or nil where the run
-# is gone: a journal of a run that expired must not come back without a lifetime.
-_APPEND = """
-if redis.call('EXISTS', KEYS[2]) == 0 then return nil end
-local id = redis.call('XADD', KEYS[1], '*', 'e', ARGV[1])
-redis.call('EXPIRE', KEYS[1], ARGV[2])
-redis.call('EXPIRE', KEYS[2], ARGV[2])
-return id
-"""
-
-# KEYS: journal, run. ARGV: entry, lifetime in seconds, status, time, result. Returns 1, or 0 where
-# the run had ended: then nothing is changed.
-_FINISH = """
-local now = redis.call('HGET', KEYS[2], 'status')
-if not now or now == 'succeeded' or now == 'failed' or now == 'cancelled' then return 0 end
-redis.call('HSET', KEYS[2], 'status', ARGV[3], 'ended_at', ARGV[4], 'result', ARGV[5])
-redis.call('XADD', KEYS[1], '*', 'e', ARGV[1])
-redis.call('EXPIRE', KEYS[1], ARGV[2])
-redis.call('EXPIRE', KEYS[2], ARGV[2])
-return 1
-"""
-
-# KEYS: run. ARGV: new status, then the statuses that it may follow. Returns 1 if it was changed.
-_MOVE = """
-local now = redis.call('HGET', KEYS[1], 'status')
-for i = 2, #ARGV do
-  if now == ARGV[i] then redis.call('HSET', KEYS[1], 'status', ARGV[1]) return 1 end
-end
-return 0
-"""
+_BLOCK_MS = 4000
+_ANSWER_SECONDS = 10.0
+"""How long Redis may take to answer. Timed here: redis-py's own timeouts use asyncio.wait_for,
+which on Python 3.11 can swallow a cancellation."""
 
 
 class StateError(JournalError):
@@ -73,10 +74,33 @@ class RunGone(StateError):
     """There is no such run (any more)."""
 
 
-@contextmanager
-def _answering() -> Iterator[None]:
+class Fenced(StateError):
+    """Another worker has the run: this one must stop, and leave everything as it is."""
+
+
+class KeyUsed(StateError):
+    """An idempotency key that stands for another request."""
+
+
+class Claimed(NamedTuple):
+    """A run that this worker is to go on with."""
+
+    id: str
+    epoch: int
+    """Stands on every write of this worker's for it."""
+    status: str
+    """``running``, or what is asked of it: ``cancelling``, ``pausing``."""
+    lost: int
+    """How many workers were lost at it one after another without writing a single entry."""
+
+
+@asynccontextmanager
+async def _answering(seconds: float = _ANSWER_SECONDS) -> AsyncIterator[None]:
     try:
-        yield
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        raise StateError(f"Redis does not answer in {seconds:g} s") from error
     except RedisError as error:
         raise StateError(f"Redis: {error}") from error
 
@@ -85,16 +109,20 @@ class RedisState:
     """The state of all runs. Raises ``StateError`` where Redis fails."""
 
     def __init__(self, url: str, *, lifetime: float) -> None:
-        pool = BlockingConnectionPool.from_url(url, max_connections=64, timeout=20)
         # redis-py's types do not know what it answers when it does not decode
-        self.redis: Any = Redis(connection_pool=pool)
-        self._readers: Any = Redis(
-            connection_pool=BlockingConnectionPool.from_url(url, max_connections=1024, timeout=20)
-        )
+        self.redis: Any = Redis(connection_pool=_pool(url, 64))
+        self._readers: Any = Redis(connection_pool=_pool(url, 1024))
         self._lifetime = int(lifetime)
-        self._append = self.redis.register_script(_APPEND)
-        self._finish = self.redis.register_script(_FINISH)
-        self._move = self.redis.register_script(_MOVE)
+        self._create = self.redis.register_script(scripts.CREATE)
+        self._claim = self.redis.register_script(scripts.CLAIM)
+        self._renew = self.redis.register_script(scripts.RENEW)
+        self._append = self.redis.register_script(scripts.APPEND)
+        self._finish = self.redis.register_script(scripts.FINISH)
+        self._give_back = self.redis.register_script(scripts.GIVE_BACK)
+        self._park = self.redis.register_script(scripts.PARK)
+        self._ask = self.redis.register_script(scripts.ASK)
+        self._rename_place = self.redis.register_script(scripts.RENAME_PLACE)
+        self._take_place = self.redis.register_script(scripts.TAKE_PLACE)
 
     async def close(self) -> None:
         await self.redis.aclose(close_connection_pool=True)
@@ -102,34 +130,126 @@ class RedisState:
 
     async def ping(self) -> bool:
         try:
-            return bool(await self.redis.ping())
-        except RedisError:
+            async with _answering():
+                return bool(await self.redis.ping())
+        except StateError:
             return False
 
-    async def create(self, run_id: str, request: str, meta: dict[str, str]) -> None:
-        """A new run: ``request`` is its JSON, ``meta`` what lists show."""
+    async def create(
+        self, run_id: str, request: str, meta: dict[str, str], *, once: str | None = None
+    ) -> str:
+        """A new run, queued: ``request`` is its JSON, ``meta`` what lists show. Its id; with the
+        same ``once`` as a run made before, that one's. Raises: ``KeyUsed``."""
         now = time.time()
-        fields = {
-            "request": _pack(request),
-            "status": "queued",
-            "created_at": str(now),
-            "meta": json.dumps(meta),
-        }
-        with _answering():
-            await self._create(run_id, fields, now)
+        fingerprint = hashlib.sha256(request.encode()).hexdigest() if once else ""
+        keys = [_run(run_id), RUNS, DUE, f"{PREFIX}once:{once or run_id}"]
+        given: list[Any] = [run_id, self._lifetime, _pack(request), json.dumps(meta), now]
+        async with _answering():
+            made = await self._create(keys=keys, args=[*given, fingerprint, now - self._lifetime])
+        if made is None:
+            raise KeyUsed(f"the idempotency key {once!r} was used for another request")
+        return str(made.decode())
 
-    async def _create(self, run_id: str, fields: dict[str, Any], now: float) -> None:
-        async with self.redis.pipeline(transaction=True) as pipe:
-            pipe.hset(_run(run_id), mapping=fields)
-            pipe.expire(_run(run_id), self._lifetime)
-            pipe.zadd(RUNS, {run_id: now})
-            pipe.zremrangebyscore(RUNS, "-inf", now - self._lifetime)
-            pipe.expire(RUNS, self._lifetime)
+    async def claim(self, worker: str, *, lease: float, most: int) -> list[Claimed]:
+        """Take up to ``most`` runs: those whose worker fell silent, then those that wait."""
+        async with _answering():
+            found = await self._claim(
+                keys=[DUE, LEASES], args=[f"{PREFIX}run:", lease, worker, most, self._lifetime]
+            )
+        return [
+            Claimed(i.decode(), epoch, status.decode(), lost) for i, epoch, status, lost in found
+        ]
+
+    async def renew(self, held: Sequence[tuple[str, int]], *, lease: float) -> list[str]:
+        """The status of each run that this worker holds by id and epoch, ``lost`` where it does not
+        hold it any more; the leases of the others begin anew."""
+        args = [part for one in held for part in one]
+        async with _answering():
+            answers = await self._renew(
+                keys=[LEASES], args=[f"{PREFIX}run:", lease, self._lifetime, *args]
+            )
+        return [answer.decode() for answer in answers]
+
+    async def give_back(self, run_id: str, epoch: int, *, delay: float = 0.0) -> bool:
+        """Let another worker have the run, after ``delay`` seconds; whether it was this one's."""
+        async with _answering():
+            given = await self._give_back(
+                keys=[_run(run_id), LEASES, DUE], args=[run_id, epoch, delay, self._lifetime]
+            )
+        return bool(given)
+
+    async def park(self, run_id: str, epoch: int) -> bool:
+        """Lay a run aside that is to pause; false where it is not to (any more)."""
+        async with _answering():
+            parked = await self._park(
+                keys=[_journal(run_id), _run(run_id), LEASES],
+                args=[_entry_of("paused"), self._lifetime, epoch, run_id],
+            )
+        return bool(parked)
+
+    async def ask(self, run_id: str, what: Asked) -> tuple[str, str]:
+        """Ask for a run to be cancelled, paused, resumed or tried again: its status before and
+        after. What its worker has to carry out it hears with its next renewal. Raises: ``RunGone``.
+        """
+        becomes = _BECOMES[what]
+        ended = {"status": "cancelled", "error": None} if what == "cancel" else {}
+        entry = _entry_of(_ASKED_ENTRY[what], **ended)
+        pairs = [status for pair in becomes.items() for status in pair]
+        async with _answering():
+            moved = await self._ask(
+                keys=[_journal(run_id), _run(run_id), DUE],
+                args=[entry, self._lifetime, run_id, *pairs],
+            )
+        if moved is None:
+            raise RunGone(f"there is no run {run_id!r}")
+        return moved[0].decode(), moved[1].decode()
+
+    async def status(self, run_id: str) -> str | None:
+        """``None`` where there is no such run."""
+        async with _answering():
+            status = await self.redis.hget(_run(run_id), "status")
+        return None if status is None else str(status.decode())
+
+    async def owner(self) -> str:
+        """The name that sandboxes of this Redis's runs carry, and those of others do not."""
+        async with _answering():
+            await self.redis.set(OWNER, uuid.uuid4().hex, nx=True)
+            await self.redis.expire(OWNER, self._lifetime)
+            return str((await self.redis.get(OWNER)).decode())
+
+    async def take_place(
+        self,
+        name: str,
+        place: str,
+        *,
+        weight: int,
+        most: int | None,
+        total: int | None,
+        seconds: float,
+    ) -> bool:
+        """Take room of ``name`` for ``seconds``, or keep what was taken: at most ``most`` places,
+        of ``total`` weight together; ``None`` is no bound. Whether there was room."""
+        bounds: list[str | int] = ["" if most is None else most, "" if total is None else total]
+        async with _answering():
+            taken = await self._take_place(
+                keys=_places(name), args=[place, weight, *bounds, seconds, self._lifetime]
+            )
+        return bool(taken)
+
+    async def rename_place(self, name: str, place: str, new: str, *, seconds: float) -> None:
+        async with _answering():
+            await self._rename_place(keys=_places(name), args=[place, new, seconds])
+
+    async def leave_place(self, name: str, place: str) -> None:
+        places, weights = _places(name)
+        async with _answering(), self.redis.pipeline(transaction=True) as pipe:
+            pipe.zrem(places, place)
+            pipe.hdel(weights, place)
             await pipe.execute()
 
     async def request(self, run_id: str) -> str:
         """The JSON that the run was made from. Raises: ``RunGone``."""
-        with _answering():
+        async with _answering():
             packed = await self.redis.hget(_run(run_id), "request")
         if packed is None:
             raise RunGone(f"there is no run {run_id!r}")
@@ -144,7 +264,7 @@ class RedisState:
 
     async def page(self, *, limit: int, after: str | None) -> list[dict[str, Any]]:
         """Summaries, newest first, behind the run ``after``."""
-        with _answering():
+        async with _answering():
             start = 0
             if after is not None:
                 rank = await self.redis.zrevrank(RUNS, after)
@@ -157,55 +277,51 @@ class RedisState:
 
     async def _summaries(self, ids: list[str]) -> list[dict[str, Any] | None]:
         names = ["request", "status", "created_at", "ended_at", "meta", "result"]
-        with _answering():
-            async with self.redis.pipeline(transaction=False) as pipe:
-                for run_id in ids:
-                    pipe.hmget(_run(run_id), names)
-                rows = await pipe.execute()
+        async with _answering(), self.redis.pipeline(transaction=False) as pipe:
+            for run_id in ids:
+                pipe.hmget(_run(run_id), names)
+            rows = await pipe.execute()
         return [_summary(i, row) for i, row in zip(ids, rows, strict=True)]
 
-    async def move(self, run_id: str, status: str, *, after: tuple[str, ...]) -> bool:
-        """Set the status if it is one of ``after``; whether it was."""
-        with _answering():
-            return bool(await self._move(keys=[_run(run_id)], args=[status, *after]))
-
-    async def finish(self, run_id: str, status: str, result: dict[str, Any]) -> bool:
-        """The run has ended, for good, and its journal says so; whether it had not ended before."""
-        now = time.time()
-        last = {"kind": "run_ended", "at": now, "status": status, **result}
-        entry, outcome = _pack(json.dumps(last)), _pack(json.dumps(result))
-        with _answering():
+    async def finish(self, run_id: str, epoch: int, status: str, result: dict[str, Any]) -> bool:
+        """The run has ended, and its journal says so; false where it had ended before, or another
+        worker has it."""
+        entry = _entry_of("run_ended", status=status, **result)
+        async with _answering():
             ended = await self._finish(
-                keys=[_journal(run_id), _run(run_id)],
-                args=[entry, self._lifetime, status, now, outcome],
-            )
+                keys=[_journal(run_id), _run(run_id), LEASES, DUE],
+                args=[entry, self._lifetime, epoch, run_id, status, time.time(),
+                      _pack(json.dumps(result))],
+            )  # fmt: skip
         return bool(ended)
 
-    def journal(self, run_id: str) -> RedisJournal:
-        return RedisJournal(self, run_id)
+    def journal(self, run_id: str, epoch: int) -> RedisJournal:
+        return RedisJournal(self, run_id, epoch)
 
-    async def append(self, run_id: str, entry: dict[str, Any]) -> str:
-        """Raises: ``RunGone``; ``StateError``."""
-        with _answering():
+    async def append(self, run_id: str, epoch: int, entry: dict[str, Any]) -> str:
+        """Raises: ``RunGone``; ``Fenced``; ``StateError``."""
+        async with _answering():
             added = await self._append(
                 keys=[_journal(run_id), _run(run_id)],
-                args=[_pack(json.dumps(entry)), self._lifetime],
+                args=[_pack(json.dumps(entry)), self._lifetime, epoch],
             )
         if added is None:
             raise RunGone(f"there is no run {run_id!r}")
+        if added == b"fenced":
+            raise Fenced(f"another worker has run {run_id}")
         return str(added.decode())
 
     async def has(self, run_id: str, token: str) -> bool:
         """Whether one of the newest entries has this ``token``: an append whose answer was lost may
         have been made."""
-        with _answering():
+        async with _answering():
             rows = await self.redis.xrevrange(_journal(run_id), count=1000)
         return any(_entry(row).get("token") == token for row in rows)
 
     async def entries(self, run_id: str, *, after: str = "-") -> list[dict[str, Any]]:
         """The journal, oldest first, each entry with its ``id``."""
         start = "-" if after == "-" else f"({after}"
-        with _answering():
+        async with _answering():
             rows = await self.redis.xrange(_journal(run_id), min=start)
         return [_entry(row) for row in rows or []]
 
@@ -216,7 +332,7 @@ class RedisState:
         not end: the caller knows when the run has."""
         last = after
         while True:
-            with _answering():
+            async with _answering(_BLOCK_MS / 1000 + _ANSWER_SECONDS):
                 journals = {_journal(run_id): last}
                 found = await self._readers.xread(journals, block=_BLOCK_MS, count=100)
             if not found:
@@ -231,8 +347,8 @@ class RedisJournal:
     """The journal of one run, as search wants it. It outlasts a Redis that is away for a moment:
     nothing is lost, and nothing appended twice where only the answer was lost."""
 
-    def __init__(self, state: RedisState, run_id: str) -> None:
-        self._state, self._run_id = state, run_id
+    def __init__(self, state: RedisState, run_id: str, epoch: int) -> None:
+        self._state, self._run_id, self._epoch = state, run_id, epoch
 
     async def append(self, kind: str, **data: Any) -> None:
         entry = {"kind": kind, "at": time.time(), "token": uuid.uuid4().hex[:12], **data}
@@ -243,7 +359,7 @@ class RedisJournal:
             if tried and await self._state.has(self._run_id, entry["token"]):
                 return
             tried = True
-            await self._state.append(self._run_id, entry)
+            await self._state.append(self._run_id, self._epoch, entry)
 
         await patiently(once)
 
@@ -261,7 +377,7 @@ async def patiently(call: Callable[[], Awaitable[T]]) -> T:
 
 
 def _away(error: Exception) -> bool:
-    return isinstance(error, StateError) and not isinstance(error, RunGone)
+    return isinstance(error, StateError) and not isinstance(error, RunGone | Fenced | KeyUsed)
 
 
 def _run(run_id: str) -> str:
@@ -270,6 +386,20 @@ def _run(run_id: str) -> str:
 
 def _journal(run_id: str) -> str:
     return f"{PREFIX}journal:{run_id}"
+
+
+def _places(name: str) -> list[str]:
+    return [f"{PREFIX}places:{name}", f"{PREFIX}weights:{name}"]
+
+
+def _pool(url: str, connections: int) -> BlockingConnectionPool:
+    return BlockingConnectionPool.from_url(
+        url, max_connections=connections, timeout=20, socket_timeout=None
+    )
+
+
+def _entry_of(kind: str, **data: Any) -> bytes:
+    return _pack(json.dumps({"kind": kind, "at": time.time(), **data}))
 
 
 def _pack(text: str) -> bytes:

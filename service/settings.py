@@ -25,6 +25,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from service.sandboxes.admission import AdmissionSettings
 from service.sandboxes.bubblewrap import BubblewrapSettings
 from service.sandboxes.swerex import SwerexSettings
 
@@ -242,7 +243,13 @@ class Settings(BaseSettings):
 
     policies: dict[str, PolicySettings] = Field(default_factory=dict)
     critics: dict[str, CriticSettings] = Field(default_factory=dict)
-    sandboxes: dict[str, SandboxSettings] = Field(default={"bubblewrap": BubblewrapSettings()})
+    sandboxes: dict[str, SandboxSettings] = Field(
+        default={"bubblewrap": BubblewrapSettings(outlive_parent=True)}
+    )
+    admission: dict[str, AdmissionSettings] = Field(default_factory=dict)
+    """Bounds of the sandboxes of a backend, by its name, over all workers that share the Redis."""
+    reconcile: float = Field(default=60.0, gt=0)
+    """Seconds between two looks for sandboxes whose run is over."""
     redis_url: str = "redis://localhost:6379/0"
     keys: list[SecretStr] = Field(default_factory=list)
     """Bearer keys that may call; none leaves every route open."""

@@ -14,7 +14,7 @@ from service.errors import ApiError
 from service.metrics import GUIDED
 from service.parts import Parts
 from service.redis_state import RedisState
-from service.runs.worker import RunQueue, RunWorker
+from service.runs.worker import RunWorker
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -27,7 +27,6 @@ class Context:
     settings: Settings
     parts: Parts
     state: RedisState
-    queue: RunQueue
     worker: RunWorker | None = None
     under_way: int = field(default=0)
 

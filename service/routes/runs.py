@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pilotfish.api import FINAL_STATUSES, RunList, RunRequest, RunView
 from pilotfish.trajectory import Trajectory
 from service.errors import ApiError
-from service.redis_state import RunGone
+from service.redis_state import Asked, KeyUsed, RunGone
 from service.routes.context import Context, InContext
 from service.runs.views import run_view, trajectories_of
 
@@ -23,15 +23,24 @@ _EVENT_ID = re.compile(r"[0-9]{1,19}(-[0-9]{1,19})?")
 
 
 @router.post("", status_code=202)
-async def create(body: RunRequest, context: InContext, response: Response) -> RunView:
-    """Queue a run of a task."""
+async def create(
+    body: RunRequest,
+    context: InContext,
+    response: Response,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+) -> RunView:
+    """Queue a run of a task. With an ``Idempotency-Key`` the same request makes one run, however
+    often it is sent."""
     policy = context.parts.policy(body.model)
     critic = context.parts.critic(body.critic)
     context.parts.sandbox(body.sandbox)
-    run_id = uuid.uuid4().hex
     meta = {"policy": policy.name} | ({"critic": critic.name} if critic else {})
-    await context.state.create(run_id, body.model_dump_json(exclude_unset=True), meta)
-    await context.queue.put(run_id)
+    request = body.model_dump_json(exclude_unset=True)
+    try:
+        run_id = await context.state.create(uuid.uuid4().hex, request, meta, once=idempotency_key)
+    except KeyUsed as error:
+        raise ApiError(409, str(error), code="idempotency_key_reused") from error
+    _wake(context)
     response.headers["Location"] = f"/v1/runs/{run_id}"
     return run_view(await context.state.summary(run_id))
 
@@ -61,15 +70,49 @@ async def show(run_id: str, context: InContext) -> RunView:
 @router.post("/{run_id}/cancel", status_code=202)
 async def cancel(run_id: str, context: InContext) -> RunView:
     """Stop a run. What was done until then is kept. A run that has ended stays as it is."""
-    summary = await _summary(context, run_id)
-    if summary["status"] == "queued" and await context.state.move(
-        run_id, "cancelling", after=("queued",)
-    ):
-        await context.queue.cancel(run_id)
-        await context.state.finish(run_id, "cancelled", {"error": None})
-    elif await context.state.move(run_id, "cancelling", after=("queued", "running")):
-        await context.queue.cancel(run_id)
+    return await _ask(context, run_id, "cancel")
+
+
+@router.post("/{run_id}/pause", status_code=202)
+async def pause(run_id: str, context: InContext) -> RunView:
+    """Lay a run aside. Its sandboxes stay as they are, with the commands that run in them, until
+    it is resumed or their lifetime is over; the time of a pause is not counted. Pausing what is
+    paused is no error; of a run that has ended it is 409."""
+    return await _ask(context, run_id, "pause", then=("paused", "pausing"))
+
+
+@router.post("/{run_id}/resume", status_code=202)
+async def resume(run_id: str, context: InContext) -> RunView:
+    """Go on with a paused run. Resuming what goes on is no error; of a run that has ended it is
+    409."""
+    return await _ask(context, run_id, "resume", then=("queued", "running"))
+
+
+@router.post("/{run_id}/retry", status_code=202)
+async def retry(run_id: str, context: InContext) -> RunView:
+    """Go on with a run that failed or was cancelled. What ended by the policy's own doing stays;
+    what the infrastructure failed, or the cancellation cut short, is done again. Of a run that
+    succeeded it is 409."""
+    return await _ask(context, run_id, "retry", then=("queued", "running"))
+
+
+async def _ask(
+    context: Context, run_id: str, what: Asked, *, then: tuple[str, ...] | None = None
+) -> RunView:
+    """``then``: what the run must be afterwards."""
+    try:
+        _, after = await context.state.ask(run_id, what)
+    except RunGone as error:
+        raise _not_found(error) from error
+    if then is not None and after not in then:
+        raise ApiError(409, f"run {run_id} is {after}: no use to {what} it", code="run_not_so")
+    _wake(context)
     return run_view(await _summary(context, run_id))
+
+
+def _wake(context: Context) -> None:
+    if context.worker is not None:
+        context.worker.wake()
 
 
 @router.get("/{run_id}/trajectories/{number}")
@@ -128,4 +171,8 @@ async def _summary(context: Context, run_id: str) -> dict[str, Any]:
     try:
         return await context.state.summary(run_id)
     except RunGone as error:
-        raise ApiError(404, str(error), code="run_not_found", param="run_id") from error
+        raise _not_found(error) from error
+
+
+def _not_found(error: RunGone) -> ApiError:
+    return ApiError(404, str(error), code="run_not_found", param="run_id")

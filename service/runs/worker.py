@@ -1,107 +1,94 @@
-"""Executes runs. The only file that knows docket, which delivers each run to one worker, gives it
-to another when that one falls silent, and carries cancellations. Knows nothing of HTTP.
+"""Executes runs: takes them by lease, goes on with each from its journal, and hears what is asked
+of it. Knows nothing of HTTP, and of Redis only what ``redis_state`` offers.
 
-Docket is given the run's id alone: what a run is stands in its request and its journal.
+A worker is stateless. It may be killed at any moment: when its leases are over others go on. One
+that only seemed dead finds its writes refused (``Fenced``), and leaves all as it is.
 """
 
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+import os
+import socket
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import structlog
-from docket import Docket, Worker
 
 from pilotfish import Decision
 from pilotfish.api import RunRequest
 from search.contracts import Journal
+from search.errors import JournalError
 from search.run import Run, RunResult
 from service.errors import api_error
 from service.hacking import HackingWatch
 from service.metrics import RUNS, TRAJECTORIES, count_decision
 from service.parts import Parts
-from service.redis_state import RedisState, RunGone, patiently
+from service.redis_state import Claimed, Fenced, RedisState, RunGone, StateError, patiently
+from service.sandboxes.admission import Admissions
 from service.settings import Settings
 
 log = structlog.get_logger()
-_TASK = "execute_run"
+
+CLAIM_EVERY = 0.25
+"""Seconds between two looks for runs, where nobody tells that there are some."""
+RENEW_EVERY = 1.0
+"""Seconds between two renewals at most: also how long a cancellation takes to be heard."""
+AWAY = 5.0
+"""Seconds for which a run is left alone whose journal could not be written."""
+MOST_LOST = 5
+"""Workers that may be lost at one entry of a run before the run is taken for the cause."""
+STOPPING = 10.0
+"""Seconds that the runs of a worker that stops have to let go of what they hold."""
+
+Ending = Literal["leave", "lost", "cancelling", "pausing"]
 
 
-class RunQueue:
-    """Hands runs to workers. An async context manager."""
+class _Held:
+    """A run that this worker executes."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._lease = timedelta(seconds=settings.lease)
-        self.docket = Docket(
-            name="pilotfish-docket",
-            url=settings.redis_url,
-            execution_ttl=timedelta(seconds=min(settings.run_lifetime, 900)),
-        )
+    def __init__(self, claimed: Claimed) -> None:
+        self.id, self.epoch = claimed.id, claimed.epoch
+        self.run: Run | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.ending: Ending | None = None
 
-    async def __aenter__(self) -> RunQueue:
-        await self.docket.__aenter__()
-        # docket takes no task that it does not know, and only a worker's process knows ours
-        self.docket.register(_elsewhere, names=[_TASK])
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.docket.__aexit__(kind, error, trace)
-
-    async def put(self, run_id: str) -> None:
-        """Queue a run. The same id twice is one run."""
-        await self.docket.add(_TASK, key=run_id)(run_id)
-
-    async def cancel(self, run_id: str) -> None:
-        """Take it out of the queue, or tell its worker to stop. Where that worker is gone, another
-        is given the run when the lease is over, and finds that it is to be cancelled."""
-        await self.tell(run_id)
-        when = datetime.now(UTC) + self._lease
-        await self.docket.add(_TASK, when=when, key=f"{run_id}:cancel")(run_id)
-
-    async def tell(self, run_id: str) -> None:
-        """Say to whichever worker executes it that the run is cancelled."""
-        await self.docket.cancel(run_id)
-
-
-async def _elsewhere(run_id: str) -> None:
-    """Stands for the task where no worker is."""
-    raise AssertionError("a process without a worker was given a run")
+    async def end(self, why: Ending) -> None:
+        """Stop executing it. Only a run that is cancelled takes its sandboxes along."""
+        if self.ending is not None or self.task is None:
+            return
+        self.ending = why
+        if why != "cancelling" and self.run is not None:
+            await self.run.leave()
+        self.task.cancel()
 
 
 class RunWorker:
     """Executes queued runs, ``settings.concurrent_runs`` at once. An async context manager: on the
-    way out it stops, and leaves what it was at to other workers."""
+    way out it stops, and gives what it was at back at once."""
 
     def __init__(
-        self, settings: Settings, parts: Parts, state: RedisState, queue: RunQueue
+        self, settings: Settings, parts: Parts, state: RedisState, admissions: Admissions
     ) -> None:
-        self._settings, self._parts, self._state, self._queue = settings, parts, state, queue
+        self._settings, self._parts, self._state = settings, parts, state
+        self._admissions = admissions
         self._watch = HackingWatch(
             settings.hacking_margin, settings.hacking_failures, parts.failed_q
         )
-        self._loop: asyncio.Task[None] | None = None
-        self._executing: set[asyncio.Task[Any]] = set()
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self._held: dict[str, _Held] = {}
+        self._look = asyncio.Event()
+        self._loops: list[asyncio.Task[None]] = []
+        self._owner = ""
 
     async def __aenter__(self) -> RunWorker:
-        async def execute_run(run_id: str) -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            self._executing.add(task)
-            try:
-                with structlog.contextvars.bound_contextvars(run=run_id):
-                    await self._execute(run_id)
-            finally:
-                self._executing.discard(task)
-
-        self._queue.docket.register(execute_run, names=[_TASK])
-        self._loop = asyncio.create_task(self._work(), name="run worker")
+        self._loops = [
+            asyncio.create_task(self._forever(self._claim), name="claims runs"),
+            asyncio.create_task(self._forever(self._renew), name="renews leases"),
+        ]
         return self
 
     async def __aexit__(
@@ -110,83 +97,168 @@ class RunWorker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        assert self._loop is not None
-        # The loop alone would wait for the runs to end. Cancelled together with it, a run is not
-        # acknowledged, and goes to another worker when the lease is over.
-        ending = [self._loop, *self._executing]
-        for task in ending:
-            task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        held = list(self._held.values())
+        await asyncio.gather(*(one.end("leave") for one in held), return_exceptions=True)
+        tasks = [one.task for one in held if one.task is not None]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=STOPPING)
+            for task in late:
+                log.warning("run did not stop in time", task=task.get_name())
 
     @property
     def alive(self) -> bool:
-        return self._loop is not None and not self._loop.done()
+        return bool(self._loops) and not any(loop.done() for loop in self._loops)
 
-    async def _work(self) -> None:
-        async with Worker(
-            self._queue.docket,
-            concurrency=self._settings.concurrent_runs,
-            redelivery_timeout=timedelta(seconds=self._settings.lease),
-            minimum_check_interval=timedelta(milliseconds=50),
-            schedule_automatic_tasks=False,
-        ) as worker:
-            await worker.run_forever()
+    def wake(self) -> None:
+        """There may be a run to take."""
+        self._look.set()
 
-    async def _execute(self, run_id: str) -> None:
-        try:
-            request = RunRequest.model_validate_json(
-                await patiently(lambda: self._state.request(run_id))
+    async def _forever(self, once: Callable[[], Awaitable[None]]) -> None:
+        """Nothing but its end ends it: a Redis that is away is waited for, and a defect of ours
+        must not cost the runs that go on."""
+        while True:
+            try:
+                await once()
+            except StateError as error:
+                log.warning("Redis is away", error=str(error))
+                await asyncio.sleep(1.0)
+            except Exception:
+                log.exception("the worker stumbled")
+                await asyncio.sleep(1.0)
+
+    async def _claim(self) -> None:
+        room = self._settings.concurrent_runs - len(self._held)
+        if room > 0:
+            claimed = await self._state.claim(
+                self.name, lease=self._settings.lease, most=min(room, 32)
             )
-            if not await patiently(lambda: self._started(run_id)):
+            for one in claimed:
+                self._begin(one)
+            if claimed:
                 return
-        except RunGone:
-            log.warning("run is gone")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLAIM_EVERY):
+                await self._look.wait()
+        self._look.clear()
+
+    def _begin(self, claimed: Claimed) -> None:
+        if (before := self._held.get(claimed.id)) is not None:
+            # We were silent for so long that we took over from ourselves.
+            asyncio.get_running_loop().create_task(before.end("lost"))
+        held = self._held[claimed.id] = _Held(claimed)
+        held.task = asyncio.create_task(self._hold(held, claimed), name=f"run {claimed.id}")
+        # not in a finally: a task that is cancelled before its first step runs none
+        held.task.add_done_callback(lambda _: self._let_go(held))
+
+    async def _renew(self) -> None:
+        await asyncio.sleep(min(RENEW_EVERY, self._settings.lease / 4))
+        held = list(self._held.values())
+        if not held:
             return
+        statuses = await self._state.renew(
+            [(one.id, one.epoch) for one in held], lease=self._settings.lease
+        )
+        for one, status in zip(held, statuses, strict=True):
+            if status == "lost" or status == "cancelling" or status == "pausing":
+                await one.end(status)  # type: ignore[arg-type]
+
+    async def _hold(self, held: _Held, claimed: Claimed) -> None:
+        try:
+            with structlog.contextvars.bound_contextvars(run=held.id):
+                await self._execute(held, claimed)
+        except (Fenced, RunGone):
+            log.info("run is another's", run=held.id)
+        except StateError as error:
+            log.warning("run left: Redis is away", run=held.id, error=str(error))
+        except Exception:
+            log.exception("run left: the worker stumbled", run=held.id)
+
+    def _let_go(self, held: _Held) -> None:
+        if self._held.get(held.id) is held:
+            del self._held[held.id]
+        self.wake()
+
+    async def _execute(self, held: _Held, claimed: Claimed) -> None:
+        try:
+            if claimed.status in ("cancelling", "pausing"):
+                held.ending = claimed.status  # type: ignore[assignment]
+                await self._conclude(held)
+            elif claimed.lost >= MOST_LOST:
+                message = f"{claimed.lost} workers were lost at the same entry of this run"
+                await self._finish(held, "failed", {"error": message})
+            else:
+                await self._ended(held, await self._run(held))
+        except asyncio.CancelledError:
+            await asyncio.shield(asyncio.ensure_future(self._conclude(held)))
+            raise
+        except Exception as error:
+            await self._failed(held, _cause(error))
+
+    async def _run(self, held: _Held) -> RunResult:
+        request = RunRequest.model_validate_json(
+            await patiently(lambda: self._state.request(held.id))
+        )
         RUNS.labels("started").inc()
         search = request.strategy
         log.info("run started", task=request.task.id, k=search.lookahead.k, n=search.selection.n)
-        try:
-            result = await self._run(run_id, request)
-        except asyncio.CancelledError:
-            # A cancellation that nobody asked for is this worker's own end: another goes on.
-            if (await asyncio.shield(self._state.summary(run_id)))["status"] == "cancelling":
-                await asyncio.shield(self._finish(run_id, "cancelled", {"error": None}))
-            raise
-        except Exception as error:
-            log.exception("run failed")
-            await self._finish(run_id, "failed", {"error": api_error(_cause(error)).message})
+        self._parts.sandbox(request.sandbox)  # says what there is, where this is not
+        admission = self._admissions.of(request.sandbox or next(iter(self._parts.sandboxes)))
+        labels = {"run": held.id, "owner": await self._owned()}
+        held.run = Run(
+            request.task,
+            self._parts.policy(request.model),
+            self._parts.critic(request.critic),
+            admission,
+            request.strategy,
+            _Counting(self._state.journal(held.id, held.epoch)),
+            labels=labels,
+            evaluating=admission.evaluating,
+        )
+        return await held.run.run()
+
+    async def _owned(self) -> str:
+        self._owner = self._owner or await patiently(self._state.owner)
+        return self._owner
+
+    async def _conclude(self, held: _Held) -> None:
+        """A run that was stopped from outside. Where Redis is away its lease ends by itself, and
+        whoever takes it then hears the same."""
+        match held.ending:
+            case "cancelling":
+                await self._finish(held, "cancelled", {"error": None})
+            case "pausing":
+                if not await self._state.park(held.id, held.epoch):
+                    await self._state.give_back(held.id, held.epoch)
+            case "lost":
+                log.info("run is another's", run=held.id)
+            case _:
+                await self._state.give_back(held.id, held.epoch)
+
+    async def _failed(self, held: _Held, cause: Exception) -> None:
+        if isinstance(cause, Fenced | RunGone):
+            raise cause
+        if isinstance(cause, JournalError):
+            log.warning("run left: its journal cannot be written", error=str(cause))
+            with suppress(StateError):  # else its lease ends by itself
+                await self._state.give_back(held.id, held.epoch, delay=AWAY)
             return
+        log.error("run failed", exc_info=cause)
+        await self._finish(held, "failed", {"error": api_error(cause).message})
+
+    async def _ended(self, held: _Held, result: RunResult) -> None:
         status = "failed" if result.reason == "none" else "succeeded"
-        await self._finish(run_id, status, _outcome(result))
+        await self._finish(held, status, _outcome(result))
         ends = [trajectory.exit_status for trajectory in result.trajectories]
         log.info("run ended", status=status, selected=result.selected, exit_statuses=ends)
         for trajectory in result.trajectories:
             TRAJECTORIES.labels(trajectory.exit_status).inc()
             self._watch.ended(trajectory)
 
-    async def _started(self, run_id: str) -> bool:
-        """Whether the run is to be executed, and not to be cancelled or ended."""
-        if await self._state.move(run_id, "running", after=("queued", "running")):
-            return True
-        if (await self._state.summary(run_id))["status"] == "cancelling":
-            await self._queue.tell(run_id)  # its worker may be there, and not have heard it
-            await self._finish(run_id, "cancelled", {"error": None})
-        return False
-
-    async def _run(self, run_id: str, request: RunRequest) -> RunResult:
-        run = Run(
-            request.task,
-            self._parts.policy(request.model),
-            self._parts.critic(request.critic),
-            self._parts.sandbox(request.sandbox),
-            request.strategy,
-            _Counting(self._state.journal(run_id)),
-            labels={"run": run_id},
-        )
-        return await run.run()
-
-    async def _finish(self, run_id: str, status: str, result: dict[str, Any]) -> None:
-        if await patiently(lambda: self._state.finish(run_id, status, result)):
+    async def _finish(self, held: _Held, status: str, result: dict[str, Any]) -> None:
+        if await patiently(lambda: self._state.finish(held.id, held.epoch, status, result)):
             RUNS.labels(status).inc()
 
 

@@ -1,4 +1,4 @@
-"""Runs over HTTP: queued, executed by a docket worker over real Redis, watched, cancelled."""
+"""Runs over HTTP: queued, executed by a worker over real Redis, watched, cancelled."""
 
 import asyncio
 import json
@@ -62,11 +62,11 @@ async def test_a_run_ends_though_redis_is_away_for_a_moment(service, monkeypatch
     state, failures = app.state.context.state, []
     finish = state.finish
 
-    async def away(run_id, status, result):
+    async def away(run_id, epoch, status, result):
         if len(failures) < 2:
             failures.append(status)
             raise StateError("Redis: connection refused")
-        return await finish(run_id, status, result)
+        return await finish(run_id, epoch, status, result)
 
     monkeypatch.setattr(state, "finish", away)
     run = await client.run(TASK, TWO)
@@ -200,7 +200,10 @@ async def test_a_worker_that_stops_leaves_its_run_to_another(abandoned):
 
 async def test_a_run_whose_worker_is_gone_can_be_cancelled(abandoned):
     run_id, settings, _ = abandoned
-    async with serving(create_app(settings(worker=False))) as url, AsyncPilotfish(url) as client:
+    app = create_app(settings(worker=False))
+    async with serving(app) as url, AsyncPilotfish(url) as client:
+        [claimed] = await app.state.context.state.claim("killed", lease=1.5, most=9)
+        assert (claimed.id, claimed.status) == (run_id, "running")
         assert (await client.cancel_run(run_id)).status == "cancelling"
     app = create_app(settings())
     async with serving(app) as url, AsyncPilotfish(url) as client:
@@ -217,13 +220,13 @@ async def test_nothing_is_lost_or_doubled_where_redis_is_away(service, monkeypat
     state, failures = app.state.context.state, []
     append = state.append
 
-    async def away(run_id, entry):
+    async def away(run_id, epoch, entry):
         if entry["kind"] not in failures:
             failures.append(entry["kind"])
             if applied:
-                await append(run_id, entry)
+                await append(run_id, epoch, entry)
             raise StateError("Redis: connection refused")
-        return await append(run_id, entry)
+        return await append(run_id, epoch, entry)
 
     monkeypatch.setattr(state, "append", away)
     run = await client.run(TASK, Strategy(lookahead=Lookahead(k=2)))
@@ -239,7 +242,7 @@ async def test_nothing_is_lost_or_doubled_where_redis_is_away(service, monkeypat
 async def test_a_run_begins_though_redis_was_away(service, monkeypatch):
     app, client = service
     state = app.state.context.state
-    for name in ("request", "move"):
+    for name in ("request", "owner", "claim"):
         inner, failed = getattr(state, name), []
 
         async def away(*args, inner=inner, failed=failed, **options):
@@ -256,7 +259,8 @@ async def test_a_run_ends_once(service):
     app, client = service
     state = app.state.context.state
     run = await client.run(TASK, TWO)
-    assert not await state.finish(run.id, "cancelled", {"error": None})
+    for epoch in range(4):
+        assert not await state.finish(run.id, epoch, "cancelled", {"error": None})
     assert (await client.get_run(run.id)).status == "succeeded"
     assert [e["kind"] for e in await state.entries(run.id)].count("run_ended") == 1
 

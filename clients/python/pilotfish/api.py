@@ -11,9 +11,12 @@ from pilotfish.strategy import Lookahead, Rule, Strategy
 from pilotfish.task import Task
 from pilotfish.trajectory import Decision, Trajectory, Usage
 
-RunStatus = Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
-"""``succeeded``: it ended and something was selected, or it abstained. ``failed``: nothing could be
-selected; the trajectories' exit statuses say why."""
+RunStatus = Literal[
+    "queued", "running", "pausing", "paused", "cancelling", "succeeded", "failed", "cancelled"
+]
+"""``queued``: it waits for a worker, at its beginning or after one left it. ``succeeded``: it ended
+and something was selected, or it abstained. ``failed``: nothing could be selected; the
+trajectories' exit statuses say why."""
 
 FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
 
