@@ -1,7 +1,8 @@
 """From the journal of a run back to its trajectories. Knows nothing of how the run goes on.
 
 This file is the reader of what ``run.py`` and ``rollout.py`` write: the kinds of entry are
-``trajectory_started``, ``sandbox_started``, ``decided``, ``observed``, ``trajectory_ended``.
+``trajectory_started``, ``sandbox_started``, ``decided``, ``observed``, ``trajectory_ended``; and
+``retried``, which whoever asks for it writes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ class Begun:
     sandbox: str | None = None
     seconds: float = 0.0
     """For how long it has been executed, as far as its entries say."""
+    excused: bool = False
+    """The run was tried again after it: if the infrastructure failed it, that counts no more."""
     began: float = 0.0
     """How long the run had been executed when it began."""
 
@@ -46,6 +49,9 @@ def replay(entries: Iterable[dict[str, Any]]) -> dict[Key, Begun]:
             one = by_id[entry["trajectory"]]
             one.seconds = elapsed - one.began
             _apply(one.trajectory, entry)
+        elif entry["kind"] == "retried":
+            for one in begun.values():
+                one.excused = True
     return dict(sorted(begun.items()))
 
 
@@ -75,5 +81,6 @@ def _ended(trajectory: Trajectory, entry: dict[str, Any]) -> None:
     trajectory.generated_passed = entry.get("generated_passed")
     trajectory.seconds = entry["seconds"]
     spreads = entry.get("spreads") or [None] * len(trajectory.steps)
-    for step, q, spread in zip(trajectory.steps, entry["qs"], spreads, strict=True):
+    # One that another ended may have been cut off behind a decision that it had not heard of yet.
+    for step, q, spread in zip(trajectory.steps, entry["qs"], spreads, strict=False):
         step.decision.winner.q, step.decision.winner.spread = q, spread

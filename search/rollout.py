@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import BaseModel
@@ -51,8 +52,11 @@ class Rollout:
         trajectory: Trajectory,
         *,
         seconds: float = 0.0,
+        behind: Callable[[Trajectory], str | None] = lambda trajectory: None,
     ) -> None:
-        """``seconds`` is for how long a trajectory that is taken up has been executed before."""
+        """``seconds`` is for how long a trajectory that is taken up has been executed before.
+        ``behind`` says before each step why the trajectory should go no further, if so."""
+        self._behind = behind
         self.task, self.policy, self.critic = task, policy, critic
         self.lookahead, self.settings = lookahead, settings
         self.budget, self.journal, self.trajectory = budget, journal, trajectory
@@ -92,6 +96,8 @@ class Rollout:
     async def _decide(self) -> None:
         number = len(self.trajectory.steps)
         self._check_limits(number)
+        if why := self._behind(self.trajectory):
+            raise _Ended("Pruned", why)
         with self.budget.step(self._worst_case()) as cost:
             try:
                 async with asyncio.timeout(self._seconds_left()):

@@ -8,6 +8,7 @@ it ends, in whatever process.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import (
     AbstractAsyncContextManager,
@@ -27,6 +28,9 @@ from search.budget import Budget
 from search.contracts import Critic, Journal, Policy, Sandbox, SandboxProvider
 from search.errors import BudgetExceeded, JournalError, SandboxError, SandboxLost
 from search.evaluation import count_passed, evaluate, submission_of
+from search.patches import cleaned
+from search.patience import PatientCritic, PatientPolicy
+from search.race import Race
 from search.replay import Begun, Key, replay
 from search.rollout import Rollout, dump, new_trajectory, step_seed
 from search.selection import select
@@ -65,13 +69,16 @@ class Run:
         evaluating: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     ) -> None:
         """``evaluating`` is held while an attempt is tested or evaluated."""
-        self.task, self.policy, self.critic = task, policy, critic
+        patience = strategy.rollout.patience
+        self.task, self.policy = task, PatientPolicy(policy, patience)
+        self.critic = None if critic is None else PatientCritic(critic, patience)
         self.sandboxes, self.strategy = sandboxes, strategy
         self.labels, self.evaluating = labels or {}, evaluating
         self.budget = Budget(strategy.budget)
         self.journal = _OwnJournal(journal, lambda: self.budget.seconds)
         self._known: dict[Key, Begun] = {}
         self._held: dict[str, Sandbox] = {}
+        self._race = Race(strategy.selection)
 
     async def run(self) -> RunResult:
         """Go on until every trajectory has ended, and select. Raises what the journal raises;
@@ -105,6 +112,8 @@ class Run:
         if not entries:
             return
         self._known = replay(entries)
+        for known in self._known.values():
+            self._race.joined(known.trajectory)
         begun = [known.trajectory for known in self._known.values()]
         self.budget = Budget(
             self.strategy.budget,
@@ -120,12 +129,16 @@ class Run:
         lost = unsubmitted = 0
         while True:
             key = (number, len(attempts))
+            if self._race.accepted.is_set() and key not in self._known:
+                return attempts
             trajectory = await self._attempt(key, unsubmitted)
             attempts.append(trajectory)
             if trajectory.exit_status in INFRASTRUCTURE_FAILURES:
-                lost += 1
+                lost += not self._known[key].excused
                 if lost > self.strategy.max_replacements:
                     return attempts
+                if (number, len(attempts)) not in self._known:
+                    await asyncio.sleep(self.strategy.replacement_pause * 2.0 ** max(0, lost - 1))
                 continue
             unsubmitted += 1
             again = self.strategy.selection.until_submitted and not trajectory.submitted
@@ -144,7 +157,7 @@ class Run:
         ended = False
         try:
             async with self._sandbox(key, known) as sandbox, self._holding(sandbox):
-                await self._roll(trajectory, sandbox, known.seconds)
+                await self._race_with(trajectory, sandbox, known.seconds)
                 await self._journal_end(trajectory)  # while the sandbox is there to come back to
                 ended = True
             return trajectory
@@ -172,6 +185,7 @@ class Run:
             "trajectory_started", slot=key[0], **{"try": key[1]}, record=dump(trajectory)
         )
         self._known[key] = Begun(key, trajectory)
+        self._race.joined(trajectory)
         return self._known[key]
 
     @asynccontextmanager
@@ -212,6 +226,25 @@ class Run:
         finally:
             del self._held[sandbox.id]
 
+    async def _race_with(self, trajectory: Trajectory, sandbox: Sandbox, seconds: float) -> None:
+        """Roll it out, unless another is accepted meanwhile."""
+        rolling = asyncio.ensure_future(self._roll(trajectory, sandbox, seconds))
+        accepted = asyncio.ensure_future(self._race.accepted.wait())
+        began = time.monotonic()
+        try:
+            await asyncio.wait({rolling, accepted}, return_when=asyncio.FIRST_COMPLETED)
+            if rolling.done() or self._race.winner is trajectory:
+                return await rolling
+            rolling.cancel()
+            await asyncio.gather(rolling, return_exceptions=True)
+            trajectory.exit_status, trajectory.reward = "Pruned", None
+            trajectory.exit_message = "another attempt was accepted"
+            trajectory.seconds = seconds + time.monotonic() - began
+        finally:
+            rolling.cancel()
+            accepted.cancel()
+            await asyncio.gather(rolling, accepted, return_exceptions=True)
+
     async def _roll(self, trajectory: Trajectory, sandbox: Sandbox, seconds: float) -> None:
         rollout = Rollout(
             self.task,
@@ -223,8 +256,10 @@ class Run:
             self.journal,
             trajectory,
             seconds=seconds,
+            behind=self._race.behind,
         )
         await rollout.run(sandbox)
+        self._race.ended(trajectory)
         if trajectory.submitted:
             trajectory.submission = await submission_of(sandbox, self.task)
         if trajectory.submitted and self.strategy.selection.rule == "hybrid":
@@ -241,6 +276,11 @@ class Run:
     async def _test(self, trajectory: Trajectory, sandbox: Sandbox) -> None:
         """Before the evaluation, whose hidden files no choice may depend on."""
 
+        if (twin := self._tested_twin(trajectory)) is not None:
+            trajectory.regression_passed = twin.regression_passed
+            trajectory.generated_passed = twin.generated_passed
+            return
+
         def seconds_left() -> float | None:
             return self.budget.seconds_left
 
@@ -250,6 +290,18 @@ class Run:
         trajectory.generated_passed = await count_passed(
             sandbox, self.task.generated_tests, "generated", seconds_left=seconds_left
         )
+
+    def _tested_twin(self, trajectory: Trajectory) -> Trajectory | None:
+        """One that handed in the same patch, and was tested."""
+        if trajectory.submission is None:
+            return None
+        answer = cleaned(trajectory.submission)
+        for known in self._known.values():
+            other = known.trajectory
+            tested = other.regression_passed is not None or other.generated_passed is not None
+            if tested and other.submission and cleaned(other.submission) == answer:
+                return other
+        return None
 
     async def _reward(self, sandbox: Sandbox) -> tuple[float, str]:
         try:
@@ -282,7 +334,7 @@ class Run:
     async def _select(self, slots: list[list[Trajectory]]) -> RunResult:
         trajectories = [known.trajectory for _, known in sorted(self._known.items())]
         positions = {trajectory.id: i for i, trajectory in enumerate(trajectories)}
-        finalists = [positions[_outcome(attempts).id] for attempts in slots]
+        finalists = [positions[_outcome(attempts).id] for attempts in slots if attempts]
         able = [i for i in finalists if _can_be_selected(trajectories[i])]
         choice = select(
             [trajectories[i] for i in able],

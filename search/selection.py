@@ -10,12 +10,14 @@ Where theirs leaves it open, an attempt that did not submit stays behind those t
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from pydantic import BaseModel
 
 from pilotfish import Trajectory
 from pilotfish.strategy import Rule
+from search.patches import cleaned
 
 KEPT_AT_LEAST = 3
 
@@ -29,7 +31,7 @@ class Choice(BaseModel):
     """Positions, best first."""
     reason: str
     """``only``, ``argmax``, ``hybrid``, ``untested`` (the rule is hybrid, and no attempt has test
-    counts: the critic's rule), ``unscored``, ``abstained`` or ``none``."""
+    counts: the critic's rule), ``majority``, ``unscored``, ``abstained`` or ``none``."""
 
 
 def select(
@@ -39,7 +41,8 @@ def select(
     rule: Rule = "critic",
 ) -> Choice:
     """Rank by: submitted before not, then the last Q, then position. With the hybrid rule, those at
-    the top of that ranking by the tests that they passed.
+    the top of that ranking by the tests that they passed. With the majority rule, by how often
+    their answer was given, before Q.
 
     >>> select([]).reason
     'none'
@@ -50,6 +53,8 @@ def select(
     tested = any(_was_tested(trajectory) for trajectory in trajectories)
     if rule == "hybrid" and tested:
         ranking = by_tests(ranking, [_passed(trajectory) for trajectory in trajectories])
+    if rule == "majority":
+        ranking = by_frequency(ranking, [_answer(trajectory) for trajectory in trajectories])
     best = trajectories[ranking[0]]
     if abstain_below is not None and (best.last_q is None or best.last_q < abstain_below):
         return Choice(chosen=None, ranking=ranking, reason="abstained")
@@ -57,6 +62,8 @@ def select(
         reason = "only"
     elif rule == "hybrid" and tested:
         reason = "hybrid"
+    elif rule == "majority":
+        reason = "majority"
     elif best.last_q is None:
         reason = "unscored"
     else:
@@ -74,6 +81,25 @@ def by_tests(ranking: Sequence[int], passed: Sequence[tuple[int, ...]]) -> list[
     kept = max(KEPT_AT_LEAST, math.ceil(len(ranking) / 2))
     top = sorted(ranking[:kept], key=lambda i: passed[i], reverse=True)
     return [*top, *ranking[kept:]]
+
+
+def by_frequency(ranking: Sequence[int], answers: Sequence[str | None]) -> list[int]:
+    """``ranking`` (positions, best first) in the order of how often each answer was given, most
+    first; equal ones stay in their order. Who gave none stays behind those who did.
+
+    >>> by_frequency([0, 1, 2, 3], ["a", "b", None, "b"])
+    [1, 3, 0, 2]
+    """
+    counts = Counter(answers[i] for i in ranking if answers[i] is not None)
+    return sorted(ranking, key=lambda i: -counts[answers[i]])
+
+
+def _answer(trajectory: Trajectory) -> str | None:
+    """What it handed in; where that is not known, the turn that handed it in is no answer to
+    compare, so each is its own."""
+    if not trajectory.submitted:
+        return None
+    return trajectory.id if trajectory.submission is None else cleaned(trajectory.submission)
 
 
 def _merit(trajectory: Trajectory) -> tuple[bool, float]:

@@ -56,6 +56,11 @@ def respond(command):
 
 
 def make_run(policy, *, critic=None, sandboxes=None, journal=None, task=TASK, **strategy):
+    """A run that waits for nothing that is away, unless told to."""
+    rollout = strategy.pop("rollout", None) or RolloutSettings(patience=0)
+    if "patience" not in rollout.model_fields_set:
+        rollout = rollout.model_copy(update={"patience": 0})
+    strategy = {"replacement_pause": 0, "rollout": rollout} | strategy
     return Run(
         task,
         policy,

@@ -69,7 +69,7 @@ class Lookahead(BaseModel):
     sampling: Sampling = Field(default_factory=Sampling)
 
 
-Rule = Literal["critic", "hybrid"]
+Rule = Literal["critic", "hybrid", "majority"]
 """How selection ranks finished attempts."""
 
 
@@ -83,7 +83,9 @@ class Selection(BaseModel):
     rule: Rule = "critic"
     """``critic``: the highest last Q. ``hybrid``: of the better half by that, at least three, the
     one that passes most of the task's ``regression_tests``, then of its ``generated_tests``, then
-    the highest Q; those tests are executed for nothing else."""
+    the highest Q; those tests are executed for nothing else. ``majority``: of the answers that were
+    submitted (the task's ``submission``, cleaned of what makes no difference) the one that was
+    given most often, then the highest Q."""
     abstain_below: float | None = Field(default=None, ge=0, le=1)
     """Return none if the last Q of the best is below this."""
     until_submitted: bool = False
@@ -92,6 +94,14 @@ class Selection(BaseModel):
     """Further attempts of one trajectory at most, with ``until_submitted``."""
     concurrency: int = Field(default=4, ge=1, le=64)
     """Trajectories of one run that are under way at once."""
+    accept_at: float | None = Field(default=None, ge=0, le=1)
+    """A submitted attempt whose last Q is at least this ends the run: the others are ``Pruned``,
+    and those that have not begun do not."""
+    prune_behind: float | None = Field(default=None, ge=0, le=1)
+    """An attempt whose Q (mean of its last three turns) falls by more than this behind the best of
+    those that go on or have submitted is ``Pruned``. Needs Q on the way: ``lookahead.k`` over 1."""
+    prune_after: int = Field(default=5, ge=1)
+    """Turns before an attempt may fall behind."""
 
 
 class BudgetLimits(BaseModel):
@@ -123,6 +133,9 @@ class RolloutSettings(BaseModel):
     """Seconds of the whole trajectory; then ``TimeLimitExceeded``."""
     observation_chars: int = Field(default=10_000, ge=100)
     """Characters of output that the agent is shown."""
+    patience: float = Field(default=600.0, ge=0)
+    """Seconds for which a policy or a critic that is away is asked again, with growing pauses.
+    After that the trajectory ends as ``PolicyError``, or is decided without the critic."""
 
 
 class Strategy(BaseModel):
@@ -137,6 +150,8 @@ class Strategy(BaseModel):
     seed: int | None = None
     max_replacements: int = Field(default=2, ge=0, le=10)
     """New trajectories, at most, for one that was lost to the infrastructure."""
+    replacement_pause: float = Field(default=1.0, ge=0, le=60)
+    """Seconds before the first of them; twice as long before each further one."""
 
     @model_validator(mode="after")
     def _bounds_what_it_counts(self) -> Self:
