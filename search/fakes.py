@@ -170,6 +170,21 @@ class FakeSandbox:
         self.released = True
 
 
+class _Attached:
+    """Another handle of a sandbox: letting go of one lets not go of the other."""
+
+    def __init__(self, sandbox: FakeSandbox) -> None:
+        self.id, self._sandbox = sandbox.id, sandbox
+        self.execute, self.write, self.read = sandbox.execute, sandbox.write, sandbox.read
+        self._released = False
+
+    async def close(self) -> None:
+        self._sandbox.closed = self._sandbox.closed or not self._released
+
+    async def release(self) -> None:
+        self._released = True
+
+
 class FakeSandboxes:
     """Gives out ``FakeSandbox``es. ``respond`` gives a command's output; ``ValueError`` from it is
     a command that exits with 1. One that was released stays for whoever attaches to it."""
@@ -200,8 +215,7 @@ class FakeSandboxes:
         sandbox = self.all.get(sandbox_id)
         if sandbox is None or sandbox.closed:
             raise SandboxLost(f"sandbox {sandbox_id} is gone")
-        sandbox.released = False
-        return sandbox
+        return _Attached(sandbox)
 
     async def reap(self, gone: Gone | None = None) -> list[str]:
         removed = []

@@ -162,8 +162,11 @@ async def _events(context: Context, run_id: str, after: str) -> AsyncIterator[st
             if (await _summary(context, run_id))["status"] in FINAL_STATUSES:
                 return
             continue
+        ended = entry["kind"] == "run_ended"
+        if ended and (await _summary(context, run_id))["status"] not in FINAL_STATUSES:
+            continue  # it was tried again since
         yield f"id: {entry['id']}\nevent: {entry['kind']}\ndata: {json.dumps(entry)}\n\n"
-        if entry["kind"] == "run_ended":
+        if ended:
             return
 
 

@@ -294,6 +294,27 @@ def cancel(context: typer.Context, run_id: str, as_json: AsJson = False) -> None
 
 
 @runs.command()
+def pause(context: typer.Context, run_id: str, as_json: AsJson = False) -> None:
+    """Lay a run aside; its sandboxes stay as they are until it is resumed."""
+    client: Pilotfish = context.obj
+    _show(client.pause_run(run_id), as_json)
+
+
+@runs.command()
+def resume(context: typer.Context, run_id: str, as_json: AsJson = False) -> None:
+    """Go on with a paused run."""
+    client: Pilotfish = context.obj
+    _show(client.resume_run(run_id), as_json)
+
+
+@runs.command()
+def retry(context: typer.Context, run_id: str, as_json: AsJson = False) -> None:
+    """Go on with a run that failed or was cancelled; what the policy ended itself stays."""
+    client: Pilotfish = context.obj
+    _show(client.retry_run(run_id), as_json)
+
+
+@runs.command()
 def download(
     context: typer.Context,
     run_id: str,

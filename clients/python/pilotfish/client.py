@@ -379,6 +379,22 @@ class Pilotfish:
         call = _Call("POST", _run(run_id, "cancel"))
         return _parsed(RunView, self._send(call))
 
+    def pause_run(self, run_id: str) -> RunView:
+        """Lay it aside; its sandboxes stay as they are."""
+        call = _Call("POST", _run(run_id, "pause"))
+        return _parsed(RunView, self._send(call))
+
+    def resume_run(self, run_id: str) -> RunView:
+        """Go on with a paused run."""
+        call = _Call("POST", _run(run_id, "resume"))
+        return _parsed(RunView, self._send(call))
+
+    def retry_run(self, run_id: str) -> RunView:
+        """Go on with a run that failed or was cancelled: what the policy ended itself stays, the
+        rest is done again."""
+        call = _Call("POST", _run(run_id, "retry"))
+        return _parsed(RunView, self._send(call))
+
     def trajectory(self, run_id: str, number: int) -> Trajectory:
         call = _Call("GET", _run(run_id, "trajectories", number))
         return _parsed(Trajectory, self._send(call))
@@ -551,6 +567,22 @@ class AsyncPilotfish:
 
     async def cancel_run(self, run_id: str) -> RunView:
         call = _Call("POST", _run(run_id, "cancel"))
+        return _parsed(RunView, await self._send(call))
+
+    async def pause_run(self, run_id: str) -> RunView:
+        """Lay it aside; its sandboxes stay as they are."""
+        call = _Call("POST", _run(run_id, "pause"))
+        return _parsed(RunView, await self._send(call))
+
+    async def resume_run(self, run_id: str) -> RunView:
+        """Go on with a paused run."""
+        call = _Call("POST", _run(run_id, "resume"))
+        return _parsed(RunView, await self._send(call))
+
+    async def retry_run(self, run_id: str) -> RunView:
+        """Go on with a run that failed or was cancelled: what the policy ended itself stays, the
+        rest is done again."""
+        call = _Call("POST", _run(run_id, "retry"))
         return _parsed(RunView, await self._send(call))
 
     async def trajectory(self, run_id: str, number: int) -> Trajectory:
