@@ -56,7 +56,9 @@ def strategy(
     return Strategy(
         lookahead=Lookahead(k=k, pick=pick, sampling=sampling),
         selection=Selection(n=n, until_submitted=until_submitted, concurrency=min(n, 8)),
-        rollout=RolloutSettings(system_prompt=SYSTEM_PROMPT, max_steps=14, command_timeout=10),
+        rollout=RolloutSettings(
+            system_prompt=SYSTEM_PROMPT, max_steps=14, command_timeout=10, patience=30
+        ),
         seed=seed,
     )
 

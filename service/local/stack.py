@@ -21,6 +21,7 @@ from search.errors import SearchError
 from service.app import create_app
 from service.local.redis_server import redis_server
 from service.local.vllm_server import VllmServer, VllmSettings, free_port, vllm_server
+from service.sandboxes.bubblewrap import BubblewrapSettings
 from service.settings import EndpointPolicy, Settings, TorchCriticSettings, VllmCriticSettings
 
 
@@ -89,9 +90,15 @@ async def local_stack(
             },
             critics={name: _critic(settings, name, servers) for name in settings.critics},
             redis_url=redis_url,
-            **settings.service,
+            **_sandboxes(settings) | settings.service,
         )
         yield Stack(await stack.enter_async_context(_serve(settings, service)), servers)
+
+
+def _sandboxes(settings: StackSettings) -> dict[str, Any]:
+    """Where runs are not kept for the next time, nobody would come back to their sandboxes."""
+    outlive = settings.redis_data is not None
+    return {"sandboxes": {"bubblewrap": BubblewrapSettings(outlive_parent=outlive)}}
 
 
 async def _start_models(settings: StackSettings, stack: AsyncExitStack) -> dict[str, VllmServer]:

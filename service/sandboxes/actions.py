@@ -110,6 +110,9 @@ class GuestActions:
 
     def _observation(self, reply: Reply, waited: float) -> Observation:
         fields = reply.fields
+        if fields.get("stopped") == "client gone":
+            # Nobody came to wait for it in time: that is no result of the agent's.
+            raise SandboxLost("a command was stopped because nobody waited for it any more")
         if reply.failure == TIMED_OUT:
             output, code = fields.get("output", ""), None
         elif reply.failure == "builtins.LookupError":

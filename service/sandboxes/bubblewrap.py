@@ -36,10 +36,11 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Literal
+from types import TracebackType
+from typing import Any, BinaryIO, Literal, Self, TypeVar
 
 import httpx
 import structlog
@@ -54,6 +55,7 @@ from service.sandboxes.server import RexServer
 from service.sandboxes.state import Record, StateFolder
 from service.sandboxes.swerex import SwerexSandbox
 
+T = TypeVar("T")
 log = structlog.get_logger()
 
 IMAGE = "host"
@@ -107,9 +109,9 @@ class BubblewrapSettings(BaseModel):
     """Seconds after which a sandbox ends, whatever it does."""
     outlive_parent: bool = False
     """Whether a sandbox lives on when the process that started it is gone."""
-    detached_grace: float = Field(default=60.0, ge=0)
+    detached_grace: float = Field(default=3600.0, ge=0)
     """With ``outlive_parent``: seconds that a command goes on with nobody waiting for it, so that
-    whoever takes over finds it running. Without, it is stopped at once."""
+    whoever takes over finds it running or done. Without, it is stopped at once."""
     python: Path | None = None
     """The interpreter inside; by default the system's, else the one that runs this."""
     binds: list[Path] = Field(default_factory=list)
@@ -119,19 +121,35 @@ class BubblewrapSettings(BaseModel):
 
 
 class BubblewrapProvider:
-    """Starts sandboxes on this machine, and finds those of other processes again."""
+    """Starts sandboxes on this machine, and finds those of other processes again. As an async
+    context manager it ends, on the way out, the sandboxes that were released but cannot outlive
+    this process."""
 
     def __init__(self, settings: BubblewrapSettings | None = None) -> None:
         self.settings = settings or BubblewrapSettings()
         self.state = StateFolder(self.settings.state_dir or StateFolder.default())
         self._source = GUEST.read_bytes()
+        self._started: dict[str, tuple[Record, subprocess.Popen[bytes]]] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self.settings.outlive_parent:
+            for record, outer in list(self._started.values()):
+                await self._remove(record, outer)
 
     @asynccontextmanager
     async def start(
         self, task: Task, *, labels: dict[str, str] | None = None
     ) -> AsyncIterator[SwerexSandbox]:
         self._check(task)
-        sandbox = await self._launch(task.workdir, labels or {})
+        sandbox = await self._launch(task, labels or {})
         try:
             await sandbox.prepare(task, timeout=self.settings.setup_timeout)
             yield sandbox
@@ -174,7 +192,8 @@ class BubblewrapProvider:
         if any(path.is_relative_to(name) for name in taken):
             raise SandboxError(f"the working folder {task.workdir!r} lies in a read-only place")
 
-    async def _launch(self, workdir: str, labels: dict[str, str]) -> SwerexSandbox:
+    async def _launch(self, task: Task, labels: dict[str, str]) -> SwerexSandbox:
+        workdir = task.workdir
         bwrap = shutil.which("bwrap")
         if bwrap is None:
             raise SandboxError("bubblewrap is not installed: apt-get install bubblewrap")
@@ -183,7 +202,9 @@ class BubblewrapProvider:
         said = ""
         try:
             listener = self.state.listen(sandbox_id)
-            outer, inner = await self._spawn(bwrap, listener, workdir, self.state.log(sandbox_id))
+            outer, inner = await unhurried(
+                self._spawn(bwrap, listener, task, self.state.log(sandbox_id)), _end_unborn
+            )
             record = Record(
                 id=sandbox_id,
                 pid=inner.pid,
@@ -192,6 +213,7 @@ class BubblewrapProvider:
                 labels=labels,
                 expires=expires,
             )
+            self._started[sandbox_id] = record, outer
             sandbox = self._sandbox(record, outer)
             try:
                 self.state.save(record)
@@ -209,7 +231,7 @@ class BubblewrapProvider:
         return sandbox
 
     async def _spawn(
-        self, bwrap: str, listener: socket.socket, workdir: str, errors: Path
+        self, bwrap: str, listener: socket.socket, task: Task, errors: Path
     ) -> tuple[subprocess.Popen[bytes], ProcessId]:
         """Bubblewrap's own process, and the sandbox's first."""
         user = host_user() if os.getuid() == 0 else None
@@ -223,8 +245,8 @@ class BubblewrapProvider:
             arguments = [
                 *("--info-fd", str(tell)),
                 *self._namespaces(),
-                *self._file_system(inherited, workdir),
-                *self._guest(inherited, listener.fileno(), workdir),
+                *self._file_system(inherited, task.workdir),
+                *self._guest(inherited, listener.fileno(), task),
             ]
             # Blocks for the few milliseconds of a fork; asyncio's own would do that too, and would
             # then spend a thread on waiting.
@@ -294,8 +316,9 @@ class BubblewrapProvider:
             arguments += ["--size", "4096", "--tmpfs", str(PROJECT), "--remount-ro", str(PROJECT)]
         return [*arguments, "--size", size, "--tmpfs", workdir]
 
-    def _guest(self, inherited: Inherited, listener: int, workdir: str) -> list[str]:
-        settings = self.settings
+    def _guest(self, inherited: Inherited, listener: int, task: Task) -> list[str]:
+        settings, workdir = self.settings, task.workdir
+        memory = task.memory or settings.memory
         python, prefix = self._python()
         path = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
         config = {
@@ -305,12 +328,12 @@ class BubblewrapProvider:
             "output": settings.output,
             "lifetime": settings.lifetime,
             "grace": settings.detached_grace if settings.outlive_parent else 0,
-            "memory": settings.memory,
+            "memory": memory,
             "files": settings.files,
             "background": settings.background,
             "nice": settings.niceness,
             "limits": {
-                "AS": settings.memory,
+                "AS": memory,
                 "NPROC": settings.processes,
                 "FSIZE": settings.disk,
                 "NOFILE": 1024,
@@ -378,6 +401,8 @@ class BubblewrapProvider:
         return SwerexSandbox(record.id, server, actions, record.workdir, remove, let_go)
 
     async def _remove(self, record: Record, outer: subprocess.Popen[bytes] | None = None) -> None:
+        if outer is None and record.id in self._started:
+            outer = self._started[record.id][1]
         # The end of its first process is the end of all in its process namespace.
         record.process.kill()
         if not await record.process.gone(10.0):
@@ -385,9 +410,28 @@ class BubblewrapProvider:
             return
         if outer is not None:
             await collect(outer, 10.0)
+        self._started.pop(record.id, None)
         if said := self.state.said(record.id):
             log.error("sandbox_server_failed", sandbox=record.id, said=said)
         self.state.remove(record.id)
+
+
+async def unhurried(making: Coroutine[Any, Any, T], unmake: Callable[[T], Awaitable[None]]) -> T:
+    """What ``making`` makes. Where the caller is cancelled it is waited for and unmade, so that
+    nothing half made is left that nobody knows of."""
+    task = asyncio.ensure_future(making)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with suppress(Exception):
+            await unmake(await task)
+        raise
+
+
+async def _end_unborn(made: tuple[subprocess.Popen[bytes], ProcessId]) -> None:
+    outer, inner = made
+    inner.kill()
+    await collect(outer, 10.0)
 
 
 class Inherited:

@@ -9,6 +9,7 @@ import pytest
 
 from pilotfish import AsyncPilotfish, Lookahead, Message, Selection, Strategy, Task
 from pilotfish.errors import BadRequest, NotFound, ServerFailed
+from pilotfish.strategy import RolloutSettings
 from search.errors import PolicyError
 from search.fakes import FakeCritic, FakePolicy, FakeSandboxes, turn_by_turn
 from service.app import create_app
@@ -276,7 +277,8 @@ async def test_a_run_that_nothing_can_be_selected_from_has_failed(service):
                 yield sample
 
     app.state.context.parts.policies["p"] = Dying(TURNS, name="p")
-    run = await client.run(TASK, Strategy(lookahead=Lookahead(k=1)))
+    hasty = {"rollout": RolloutSettings(patience=0), "replacement_pause": 0}
+    run = await client.run(TASK, Strategy(lookahead=Lookahead(k=1), **hasty))
     assert (run.status, run.selected, run.reason) == ("failed", None, "none")
     assert {t.exit_status for t in run.trajectories} == {"PolicyError"}
     assert all(t.steps == 1 for t in run.trajectories)

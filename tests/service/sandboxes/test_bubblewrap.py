@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 from swerex.exceptions import CommandTimeoutError, NonZeroExitCodeError
 from swerex.runtime.abstract import Command, ReadFileRequest, WriteFileRequest
 from swerex.runtime.remote import RemoteRuntime
@@ -22,7 +23,11 @@ from swerex.runtime.remote import RemoteRuntime
 from pilotfish import Task
 from search.errors import SandboxError, SandboxLost
 from service.local.process import ProcessId
-from service.sandboxes.bubblewrap import BubblewrapProvider, BubblewrapSettings
+from service.sandboxes.bubblewrap import (
+    BubblewrapProvider,
+    BubblewrapSettings,
+    read_to_end,
+)
 from service.sandboxes.state import StateFolder
 from tests.service.sandboxes.test_conformance import of_run
 
@@ -177,6 +182,77 @@ async def test_what_was_left_behind_is_reaped(bubblewrap: BubblewrapProvider, ta
     fresh.mkdir()
     assert await bubblewrap.reap() == ["half-made"]
     assert fresh.exists()
+
+
+async def test_a_start_that_is_cancelled_at_any_moment_leaves_nothing(
+    bubblewrap: BubblewrapProvider, task: Task
+) -> None:
+    async def start() -> None:
+        async with bubblewrap.start(task):
+            await asyncio.Event().wait()
+
+    for moment in range(25):
+        starting = asyncio.ensure_future(start())
+        for _ in range(moment):
+            await asyncio.sleep(0.002)
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        assert os.listdir(bubblewrap.state.path) == []
+    assert not [p for p in Path("/proc").glob("[0-9]*/cwd") if _is_of(p.parent, bubblewrap)]
+
+
+def _is_of(process: Path, provider: BubblewrapProvider) -> bool:
+    """Whether it holds a file in the provider's folder open: its log, as bubblewrap does."""
+    with contextlib.suppress(OSError):
+        files = [os.readlink(fd) for fd in (process / "fd").iterdir()]
+        return process.name != str(os.getpid()) and any(
+            name.startswith(str(provider.state.path)) for name in files
+        )
+    return False
+
+
+async def test_a_task_may_name_its_memory(bubblewrap: BubblewrapProvider, task: Task) -> None:
+    small = task.model_copy(update={"memory": 96 * 2**20})
+    eats = "python3 -c 'x = bytearray(150 * 2**20); print(len(x))'"
+    for asked, code in ((task, 0), (small, 1)):
+        async with bubblewrap.start(asked) as sandbox:
+            result = await sandbox.execute(eats, action_id="a", timeout=20)
+            assert (result.exit_code == 0) == (code == 0), result
+
+
+async def test_what_was_released_and_cannot_outlive_us_ends_with_the_provider(
+    bubblewrap: BubblewrapProvider, task: Task
+) -> None:
+    async with bubblewrap:
+        async with bubblewrap.start(task) as sandbox:
+            await sandbox.release()
+        record = bubblewrap.state.load(sandbox.id)
+        assert record is not None
+        assert record.process.alive
+    assert not record.process.alive
+    assert os.listdir(bubblewrap.state.path) == []
+
+
+def test_no_descriptor_is_closed_twice_under_uvloop(tmp_path: Path) -> None:
+    """It would be another's by then: another sandbox's folder, say."""
+
+    async def main() -> None:
+        held = []
+        for _ in range(20):
+            reader, writer = os.pipe()
+            os.write(writer, b"said")
+            os.close(writer)
+            with os.fdopen(reader, "rb") as pipe:
+                assert await read_to_end(pipe) == b"said"
+            held.append(os.open(tmp_path, os.O_PATH))  # takes the number that was freed
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        for descriptor in held:
+            os.fstat(descriptor)
+            os.close(descriptor)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
 
 
 PARENT = """
