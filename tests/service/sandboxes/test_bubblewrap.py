@@ -198,7 +198,11 @@ async def test_a_start_that_is_cancelled_at_any_moment_leaves_nothing(
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
         assert os.listdir(bubblewrap.state.path) == []
-    assert not [p for p in Path("/proc").glob("[0-9]*/cwd") if _is_of(p.parent, bubblewrap)]
+    assert not processes_of(bubblewrap)
+
+
+def processes_of(provider: BubblewrapProvider) -> list[Path]:
+    return [p for p in Path("/proc").iterdir() if p.name.isdigit() and _is_of(p, provider)]
 
 
 def _is_of(process: Path, provider: BubblewrapProvider) -> bool:
