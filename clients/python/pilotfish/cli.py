@@ -22,6 +22,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from pilotfish.api import FINAL_STATUSES, RunView, ScoreRequest
+from pilotfish.batch.command import batch
 from pilotfish.client import DEFAULT_URL, Pilotfish
 from pilotfish.errors import (
     ApiStatusError,
@@ -56,6 +57,7 @@ from pilotfish.trajectory import Trajectory
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help=f"Guided search for LLM agents.\n\n{__doc__}"
 )
+app.command()(batch)
 runs = typer.Typer(no_args_is_help=True, help="Runs that there are.")
 app.add_typer(runs, name="runs")
 screen = Console()

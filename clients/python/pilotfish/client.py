@@ -224,7 +224,7 @@ def _pause(attempt: int, asked: float | None) -> float:
     return own if asked is None else min(max(asked, 0.2), 30.0)
 
 
-class _Patience:
+class Patience:
     """How long to go on asking for a run while the service is away: ``seconds`` from the first
     failure behind the last thing heard."""
 
@@ -409,7 +409,7 @@ class Pilotfish:
     def events(self, run_id: str, *, after: str | None = None) -> Iterator[Event]:
         """The run's events until it has ended; taken up again where a connection breaks, unless the
         service stays away for longer than ``patience``."""
-        path, patience = _run(run_id, "events"), _Patience(self.url, self._patience)
+        path, patience = _run(run_id, "events"), Patience(self.url, self._patience)
         while True:
             options = _events_options(after, self._http.timeout)
             try:
@@ -442,7 +442,7 @@ class Pilotfish:
 
     def _look_for(self, run_id: str) -> RunView:
         """The run as it is, as soon as the service tells."""
-        patience = _Patience(self.url, self._patience)
+        patience = Patience(self.url, self._patience)
         while True:
             try:
                 return self.get_run(run_id)
@@ -593,22 +593,22 @@ class AsyncPilotfish:
                 if not response.is_success:
                     await response.aread()
                 _checked(response)
-                rest = bytearray()
+                rest: list[bytes] = []
                 async for piece in response.aiter_bytes():
-                    rest += piece
-                    *lines, last = rest.split(b"\n")
-                    for line in lines:
-                        yield _read(Trajectory, bytes(line), response)
-                    rest = last
-                if rest:
-                    yield _read(Trajectory, bytes(rest), response)
+                    first, *others = piece.split(b"\n")
+                    rest.append(first)
+                    for other in others:
+                        yield _read(Trajectory, b"".join(rest), response)
+                        rest = [other]
+                if any(rest):
+                    yield _read(Trajectory, b"".join(rest), response)
         except httpx.HTTPError as error:
             raise _failure(self.url, error) from error
 
     async def events(self, run_id: str, *, after: str | None = None) -> AsyncIterator[Event]:
         """The run's events until it has ended; taken up again where a connection breaks, unless the
         service stays away for longer than ``patience``."""
-        path, patience = _run(run_id, "events"), _Patience(self.url, self._patience)
+        path, patience = _run(run_id, "events"), Patience(self.url, self._patience)
         while True:
             options = _events_options(after, self._http.timeout)
             try:
@@ -641,7 +641,7 @@ class AsyncPilotfish:
 
     async def _look_for(self, run_id: str) -> RunView:
         """The run as it is, as soon as the service tells."""
-        patience = _Patience(self.url, self._patience)
+        patience = Patience(self.url, self._patience)
         while True:
             try:
                 return await self.get_run(run_id)

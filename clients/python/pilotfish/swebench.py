@@ -165,19 +165,20 @@ def _test_files(touched: list[str], tests: list[str]) -> list[str]:
 
 # ---- what the agent hands in
 
-_GIT = (
-    "git -c safe.directory='*' -c core.quotePath=true "
-    "-c user.name=pilotfish -c user.email=pilotfish@localhost"
-)
 _OWN_INDEX = (
-    'd=$(mktemp -d) && trap \'rm -rf "$d"\' EXIT && export GIT_INDEX_FILE="$d/index" && '
-    f'cp "$({_GIT} rev-parse --git-path index)" "$d/index" && chmod u+w "$d/index"'
+    "g() { git -c safe.directory='*' -c core.quotePath=true -c user.name=pilotfish"
+    ' -c user.email=pilotfish@localhost "$@"; }\n'
+    "unset GIT_INDEX_FILE\n"
+    "d=$(mktemp -d) && trap 'rm -rf \"$d\"' EXIT &&\n"
+    'i=$(g rev-parse --git-path index) && export GIT_INDEX_FILE="$d/index" &&\n'
+    '{ { cp "$i" "$d/index" && g ls-files >"$d/list"; } 2>"$d/said" ||\n'
+    '  { rm -f "$d/index" && g read-tree HEAD; }; } &&\n'
 )
-"""The agent's index stays as it is; a copy knows which files need not be read again."""
+"""The agent's index stays as it is, even where it is broken; a copy knows which files need not be
+read again."""
 _REMEMBER = (
-    f"unset GIT_INDEX_FILE; {_OWN_INDEX} && {_GIT} add -A && "
-    f"{_GIT} update-ref {START} "
-    f'"$({_GIT} commit-tree -p HEAD -m start "$({_GIT} write-tree)")"'
+    f"{_OWN_INDEX}g add -A && t=$(g write-tree) &&\n"
+    f'c=$(g commit-tree -p HEAD -m start "$t") && g update-ref {START} "$c"'
 )
 
 
@@ -192,12 +193,12 @@ def submission_command(base_commit: str, ignored: list[str]) -> str:
         "--src-prefix=a/ --dst-prefix=b/"
     )
     return (
-        f"unset GIT_INDEX_FILE; {_OWN_INDEX} && "
-        f'o=$({_GIT} rev-parse --git-path objects) && mkdir "$d/objects" && '
-        'export GIT_ALTERNATE_OBJECT_DIRECTORIES="$(cd "$o" && pwd)" '
-        'GIT_OBJECT_DIRECTORY="$d/objects" && '
-        f"s=$({_GIT} rev-parse -q --verify {START} || echo {shlex.quote(base_commit)}) && "
-        f'{_GIT} add -A && {_GIT} --no-pager diff {options} "$s" -- {paths}'
+        f"{_OWN_INDEX}"
+        'o=$(g rev-parse --git-path objects) && mkdir "$d/objects" &&\n'
+        'export GIT_ALTERNATE_OBJECT_DIRECTORIES="$(cd "$o" && pwd)" &&\n'
+        'export GIT_OBJECT_DIRECTORY="$d/objects" &&\n'
+        f"s=$(g rev-parse -q --verify {START} || echo {shlex.quote(base_commit)}) &&\n"
+        f'g add -A && g --no-pager diff {options} "$s" -- {paths}'
     )
 
 

@@ -133,8 +133,8 @@ def run(asked: "dict[str, object]", folder: str) -> "dict[str, str]":
     open(report, "w").close()
     here = os.path.dirname(os.path.abspath(__file__))
     path = os.pathsep.join(part for part in (here, os.environ.get("PYTHONPATH")) if part)
-    env = dict(os.environ, PYTHONPATH=path)
-    env[REPORT] = report
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    env.update({"PYTHONPATH": path, REPORT: report})
     name = os.path.splitext(os.path.basename(__file__))[0]
     options = ["-p", name, "--rootdir=.", "--continue-on-collection-errors", "-rA"]
     show([sys.executable, "-m", "pytest", *options, *files], env)
@@ -189,9 +189,9 @@ def of_reports(lines: "object") -> "dict[str, str]":
     for line in lines:  # type: ignore[attr-defined]
         try:
             fields = json.loads(line)
-        except ValueError:
+            test, phase, outcome = fields["id"], fields["phase"], fields["outcome"]
+        except (ValueError, KeyError, TypeError):
             continue  # pytest was killed while it wrote this
-        test, phase, outcome = fields["id"], fields["phase"], fields["outcome"]
         if phase == "setup":
             outcomes[test] = "not finished"
         if outcome == "failed":

@@ -19,6 +19,8 @@ from pilotfish.task import Task
 _LINES = (".jsonl", ".ndjson")
 SUFFIXES = (".parquet", ".json", *_LINES)
 _ROWS_AT_ONCE = 16
+_NOT_A_TASKS = ("subset", "split")
+"""Columns that only say where a row belongs."""
 
 
 class TaskFileError(ValueError):
@@ -126,8 +128,9 @@ def _task(row: Row, swebench: SweBenchOptions | None) -> Task:
 
 
 def _own(row: Row) -> Task:
+    fields = {name: value for name, value in row.fields.items() if name not in _NOT_A_TASKS}
     try:
-        return Task.model_validate(row.fields)
+        return Task.model_validate(fields)
     except ValidationError as error:
         raise TaskFileError(f"{row.where}: {first_wrong(error.errors())[1]}") from error
 
