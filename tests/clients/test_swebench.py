@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import os
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from pilotfish.swebench import (
     ACTIVATE,
     FOLDER,
+    JUDGE,
     RowError,
     SweBenchOptions,
     paths_of,
@@ -187,6 +189,9 @@ def shown():
             source = Path(importlib.util.find_spec(module).origin).parent
             shutil.copytree(source, folder / "site" / module)
         shutil.copy(importlib.util.find_spec("py").origin, folder / "site")
+        for name in ("pytest", "pluggy"):  # it looks up their versions
+            told = Path(pytest.__file__).parents[1].glob(f"{name}-[0-9]*.dist-info")
+            shutil.copytree(info := next(told), folder / "site" / info.name)
         yield folder
 
 
@@ -203,8 +208,14 @@ async def test_it_is_judged_in_a_real_sandbox(shown, tmp_path):
                 await sandbox.write("p", instance.row["patch"])
                 await sandbox.execute("git apply p && rm p", action_id="a", timeout=20)
             handed_in = await submission_of(sandbox, task)
-            assert await evaluate(sandbox, task) == (float(mended), "")
+            judged = await evaluate(sandbox, task)
+            said = await sandbox.execute("", action_id="evaluation", timeout=1)  # as recorded
+            assert judged == (float(mended), ""), said.output
             assert ("split()" in handed_in) == mended
+
+
+def test_the_judge_is_written_for_old_pythons():
+    ast.parse(JUDGE.read_text(), feature_version=(3, 6))
 
 
 # ---- what is handed in

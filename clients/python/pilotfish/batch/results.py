@@ -145,7 +145,9 @@ def wilson(successes: float, total: int, z: float = 1.959964) -> Share | None:
     p, square = successes / total, z * z / total
     middle = (p + square / 2) / (1 + square)
     half = z / (1 + square) * math.sqrt(p * (1 - p) / total + square / (4 * total))
-    return Share(value=p, low=max(0.0, middle - half), high=min(1.0, middle + half), of=total)
+    low = 0.0 if successes == 0 else middle - half  # exactly
+    high = 1.0 if successes == total else middle + half
+    return Share(value=p, low=low, high=high, of=total)
 
 
 class Summary(BaseModel):
