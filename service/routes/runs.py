@@ -61,10 +61,11 @@ async def page(
 
 
 @router.get("/{run_id}")
-async def show(run_id: str, context: InContext) -> RunView:
-    """One run, with a summary of each of its trajectories."""
+async def show(run_id: str, context: InContext, trajectories: bool = True) -> RunView:
+    """One run, with a summary of each of its trajectories; with ``trajectories=false`` without, for
+    who looks often: its journal is not read."""
     summary = await _summary(context, run_id)
-    return run_view(summary, await context.state.entries(run_id))
+    return run_view(summary, await context.state.entries(run_id) if trajectories else None)
 
 
 @router.post("/{run_id}/cancel", status_code=202)

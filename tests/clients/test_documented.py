@@ -1,25 +1,33 @@
-"""The commands in docs/critic.md, as they stand there, one after the other."""
+"""The commands in docs/critic.md and docs/batch.md, as they stand there, one after the other."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from critic.checkpoint import read_card
 from critic.trajectory import read_trajectories, write_trajectories
 from pilotfish import AsyncPilotfish, Lookahead, Selection, Strategy
-from search.fakes import FakeCritic
-from tests.clients.conftest import TASK
+from search.fakes import FakeCritic, FakePolicy
+from tests.clients.conftest import TASK, TURNS
+from tests.swebench_rows import make
 from tests.tiny import causal_lm, trajectory
 
-TEXT = (Path(__file__).parents[2] / "docs" / "critic.md").read_text().replace("\\\n", " ")
+DOCS = Path(__file__).parents[2] / "docs"
+TEXT = (DOCS / "critic.md").read_text().replace("\\\n", " ")
+BATCH = [
+    line for line in (DOCS / "batch.md").read_text().splitlines() if line.startswith("pilotfish")
+]
 COMMANDS = [line for line in TEXT.splitlines() if line.startswith("pilotfish-critic ")]
 SERVICE = "http://127.0.0.1:8700"
 
@@ -70,3 +78,31 @@ async def test_every_documented_command_runs(here, service, monkeypatch):
     assert "data:image/png" in (here / "report.html").read_text()
     assert read_card(here / "critic").calibration is not None
     assert len(list((here / "ablation").glob("*/result.json"))) == 3 * (1 + 4 + 2 + 2)
+
+
+async def test_every_command_for_many_tasks_runs(service, tmp_path):
+    url, app = service
+    app.state.context.parts.policies["p"] = FakePolicy(TURNS, name="p")
+    (tmp_path / "tasks.jsonl").write_text(TASK.model_dump_json() + "\n")
+    (tmp_path / "data" / "verified").mkdir(parents=True)
+    rows = [instance.row for instance in make(tmp_path / "repositories")]
+    others = [row | {"repo": "django/django", "instance_id": "django__1"} for row in rows[:1]]
+    file = tmp_path / "data" / "verified" / "test-00000-of-00001.parquet"
+    pq.write_table(pa.Table.from_pylist([*rows, *others]), file)
+    bin_folder = Path(sys.executable).parent
+    env = {
+        "PILOTFISH_URL": url,
+        "PILOTFISH_KEY": "k1",
+        "PATH": f"{bin_folder}:{os.environ['PATH']}",
+    }
+    for line in BATCH:
+        process = await asyncio.create_subprocess_exec(
+            "sh", "-c", line, cwd=tmp_path, env=env, stderr=asyncio.subprocess.PIPE
+        )
+        _, err = await process.communicate()
+        assert process.returncode == 0, (line, err.decode())
+    assert len(BATCH) == 3
+    assert sorted(json.loads((tmp_path / "out-swe" / "preds.json").read_text())) == sorted(
+        row["instance_id"] for row in rows
+    )
+    assert len(list(read_trajectories(tmp_path / "more.jsonl"))) == 10

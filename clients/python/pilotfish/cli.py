@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
-from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Column, Table
 
 from pilotfish.api import FINAL_STATUSES, RunView, ScoreRequest
+from pilotfish.batch.command import batch
 from pilotfish.client import DEFAULT_URL, Pilotfish
 from pilotfish.errors import (
     ApiStatusError,
@@ -33,30 +31,39 @@ from pilotfish.errors import (
     PilotfishError,
     RequestTimeout,
     UnexpectedAnswer,
-    first_wrong,
 )
-from pilotfish.strategy import Strategy
+from pilotfish.inputs import (
+    AsJson,
+    Critic,
+    InputError,
+    K,
+    MaxTokens,
+    Model,
+    N,
+    Sandbox,
+    Seconds,
+    StrategyFile,
+    Tokens,
+    UntilSubmitted,
+    json_of,
+    loads,
+    plan_of,
+    text_of,
+    valid,
+)
 from pilotfish.task import Task
 from pilotfish.trajectory import Trajectory
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help=f"Guided search for LLM agents.\n\n{__doc__}"
 )
+app.command()(batch)
 runs = typer.Typer(no_args_is_help=True, help="Runs that there are.")
 app.add_typer(runs, name="runs")
 screen = Console()
 complaints = Console(stderr=True)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
-Critic = Annotated[str | None, typer.Option(help="The critic, by name; the default one without.")]
-
-
-Record = TypeVar("Record", bound=BaseModel)
 _STATE = ("messages", "candidates")
-
-
-class InputError(Exception):
-    """A file or an option that was given cannot be used."""
 
 
 @app.callback()
@@ -86,23 +93,17 @@ def _client(url: str, key: str | None, timeout: float) -> Iterator[Pilotfish]:
 def run(
     context: typer.Context,
     task: Annotated[Path, typer.Argument(help="The task, JSON; - is standard input.")],
-    strategy: Annotated[
-        Path | None, typer.Option("--strategy", "-s", help="The strategy, JSON.")
-    ] = None,
-    k: Annotated[int | None, typer.Option("-k", help="Candidates a step.")] = None,
-    n: Annotated[int | None, typer.Option("-n", help="Trajectories.")] = None,
-    tokens: Annotated[
-        int | None, typer.Option(help="Budget: tokens. Needs --max-tokens too.")
-    ] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Tokens of a candidate, at most.")] = None,
-    seconds: Annotated[float | None, typer.Option(help="Budget: seconds.")] = None,
-    until_submitted: Annotated[
-        bool, typer.Option("--until-submitted", help="Try again what does not submit.")
-    ] = False,
+    strategy: StrategyFile = None,
+    k: K = None,
+    n: N = None,
+    tokens: Tokens = None,
+    max_tokens: MaxTokens = None,
+    seconds: Seconds = None,
+    until_submitted: UntilSubmitted = False,
     seed: int | None = None,
-    model: Annotated[str | None, typer.Option(help="The policy, by name.")] = None,
+    model: Model = None,
     critic: Critic = None,
-    sandbox: Annotated[str | None, typer.Option(help="The sandbox backend, by name.")] = None,
+    sandbox: Sandbox = None,
     wait: Annotated[bool, typer.Option(help="Wait for its end; Ctrl-C cancels it.")] = True,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="Write its trajectories there, JSON lines.")
@@ -111,10 +112,10 @@ def run(
 ) -> None:
     """Run a task: N attempts in sandboxes, each step the best of K."""
     client: Pilotfish = context.obj
-    plan = _plan(strategy, k, n, tokens, max_tokens, seconds, until_submitted, seed)
+    plan = plan_of(strategy, k, n, tokens, max_tokens, seconds, until_submitted, seed)
     options = {"model": model, "critic": critic, "sandbox": sandbox}
     given = {name: value for name, value in options.items() if value is not None}
-    asked = _read(Task, task)
+    asked = valid(Task, json_of(task), str(task))
     if out is not None:
         _check_writable(out)
     made = client.create_run(asked, plan, **given)
@@ -137,38 +138,6 @@ def run(
         raise typer.Exit(1)
 
 
-def _plan(
-    strategy: Path | None,
-    k: int | None,
-    n: int | None,
-    tokens: int | None,
-    max_tokens: int | None,
-    seconds: float | None,
-    until_submitted: bool,
-    seed: int | None,
-) -> Strategy:
-    """The strategy of the file, with what the options say in its place."""
-    plan: dict[str, Any] = {} if strategy is None else _json(strategy)
-    changes = {
-        ("lookahead", "k"): k,
-        ("lookahead", "sampling", "max_tokens"): max_tokens,
-        ("selection", "n"): n,
-        ("selection", "until_submitted"): until_submitted or None,
-        ("budget", "tokens"): tokens,
-        ("budget", "seconds"): seconds,
-        ("seed",): seed,
-    }
-    for (*parts, field), value in changes.items():
-        if value is not None:
-            place = plan
-            for part in parts:
-                place = place.setdefault(part, {})
-                if not isinstance(place, dict):  # the file is wrong there, and that is what is told
-                    return _valid(Strategy, plan, "the strategy")
-            place[field] = value
-    return _valid(Strategy, plan, "the strategy")
-
-
 @app.command()
 def score(
     context: typer.Context,
@@ -184,14 +153,14 @@ def score(
 ) -> None:
     """Q of candidates in a state, or of every turn of a history."""
     client: Pilotfish = context.obj
-    given = _json(file)
+    given = json_of(file)
     options: dict[str, Any] = {} if critic is None else {"critic": critic}
     if "steps" in given:
-        messages: Any = _valid(Trajectory, given, str(file)).messages
+        messages: Any = valid(Trajectory, given, str(file)).messages
         q = client.score(messages, **options)
     elif "messages" in given:
         state: dict[str, Any] = {name: given[name] for name in given if name in _STATE}
-        asked = _valid(ScoreRequest, state, str(file))
+        asked = valid(ScoreRequest, state, str(file))
         q = client.score(asked.messages, asked.candidates, **options)
     else:
         raise InputError(f'{file} has neither "messages" nor "steps"')
@@ -218,8 +187,8 @@ def select(
 ) -> None:
     """Which of several finished trajectories to return."""
     client: Pilotfish = context.obj
-    lines = [line for line in _text(file).split("\n") if line.strip()]
-    trajectories = [_valid(Trajectory, _loads(line, file), str(file)) for line in lines]
+    lines = [line for line in text_of(file).split("\n") if line.strip()]
+    trajectories = [valid(Trajectory, loads(line, file), str(file)) for line in lines]
     options: dict[str, Any] = {"rescore": rescore}
     options |= {} if abstain_below is None else {"abstain_below": abstain_below}
     options |= {} if critic is None else {"critic": critic}
@@ -398,42 +367,6 @@ def _age(created_at: float) -> str:
         if seconds >= size:
             return f"{seconds // size} {unit}"
     return f"{seconds} s"
-
-
-def _text(file: Path) -> str:
-    try:
-        content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-        return content.decode()
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"cannot read {file}: it is not UTF-8 text") from error
-
-
-def _loads(text: str, file: Path) -> dict[str, Any]:
-    try:
-        # not json's: that takes what no request can carry, and breaks where it is nested deeply
-        value = from_json(text, allow_inf_nan=False)
-    except ValueError as error:
-        raise InputError(f"{file} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{file} is not a JSON object")
-    return value
-
-
-def _json(file: Path) -> dict[str, Any]:
-    return _loads(_text(file), file)
-
-
-def _read(kind: type[Task], file: Path) -> Task:
-    return _valid(kind, _json(file), str(file))
-
-
-def _valid(kind: type[Record], value: dict[str, Any], where: str) -> Record:
-    try:
-        return kind.model_validate(value)
-    except ValidationError as error:
-        raise InputError(f"{where}: {first_wrong(error.errors())[1]}") from error
 
 
 def _check_writable(out: Path) -> None:

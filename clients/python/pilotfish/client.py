@@ -68,12 +68,15 @@ class _Call:
         body: BaseModel | None = None,
         *,
         retry: bool = True,
+        key: str | None = None,
         **query: Any,
     ) -> None:
         self.method, self.path, self.retry = method, path, retry
         self.query = {name: value for name, value in query.items() if value is not None}
         self.content = None if body is None else _encoded(body)
         self.headers = {} if body is None else {"Content-Type": "application/json"}
+        if key is not None:
+            self.headers["Idempotency-Key"] = _sendable(key, "idempotency_key")
 
 
 def _lookahead(
@@ -99,10 +102,16 @@ def _select(trajectories: Sequence[Trajectory], options: dict[str, Any]) -> _Cal
     return _Call("POST", "/v1/selections", body)
 
 
-def _create(task: Task, strategy: Strategy | None, options: dict[str, Any]) -> _Call:
+def _create(
+    task: Task, strategy: Strategy | None, key: str | None, options: dict[str, Any]
+) -> _Call:
     given = {} if strategy is None else {"strategy": strategy}
     body = _body(RunRequest, {"task": task, **given, **options})
-    return _Call("POST", "/v1/runs", body, retry=False)
+    return _Call("POST", "/v1/runs", body, retry=key is not None, key=key)
+
+
+def _show(run_id: str, trajectories: bool) -> _Call:
+    return _Call("GET", _run(run_id), trajectories=None if trajectories else "false")
 
 
 def _body(kind: type[Reply], fields: dict[str, Any]) -> Reply:
@@ -215,7 +224,7 @@ def _pause(attempt: int, asked: float | None) -> float:
     return own if asked is None else min(max(asked, 0.2), 30.0)
 
 
-class _Patience:
+class Patience:
     """How long to go on asking for a run while the service is away: ``seconds`` from the first
     failure behind the last thing heard."""
 
@@ -342,9 +351,18 @@ class Pilotfish:
         call = _select(trajectories, options)
         return _parsed(SelectionResponse, self._send(call))
 
-    def create_run(self, task: Task, strategy: Strategy | None = None, **options: Any) -> RunView:
-        """Queue a run. ``options``: ``model``, ``critic``, ``sandbox``, ``tags``."""
-        return _parsed(RunView, self._send(_create(task, strategy, options)))
+    def create_run(
+        self,
+        task: Task,
+        strategy: Strategy | None = None,
+        *,
+        idempotency_key: str | None = None,
+        **options: Any,
+    ) -> RunView:
+        """Queue a run. ``options``: ``model``, ``critic``, ``sandbox``, ``tags``. Asked again with
+        the same ``idempotency_key``, the service gives the run that it made the first time; with
+        one, the call is therefore tried again."""
+        return _parsed(RunView, self._send(_create(task, strategy, idempotency_key, options)))
 
     def run(self, task: Task, strategy: Strategy | None = None, **options: Any) -> RunView:
         """Make a run and wait for its end. A Ctrl-C cancels it; an error names it, and it goes
@@ -360,9 +378,10 @@ class Pilotfish:
                 self.cancel_run(made.id)
             raise
 
-    def get_run(self, run_id: str) -> RunView:
-        call = _Call("GET", _run(run_id))
-        return _parsed(RunView, self._send(call))
+    def get_run(self, run_id: str, *, trajectories: bool = True) -> RunView:
+        """A run as it is now. Without its ``trajectories`` the service need not read its journal:
+        for looking often."""
+        return _parsed(RunView, self._send(_show(run_id, trajectories)))
 
     def list_runs(self) -> Iterator[RunView]:
         """All runs, newest first; pages are fetched as they are needed."""
@@ -406,7 +425,7 @@ class Pilotfish:
     def events(self, run_id: str, *, after: str | None = None) -> Iterator[Event]:
         """The run's events until it has ended; taken up again where a connection breaks, unless the
         service stays away for longer than ``patience``."""
-        path, patience = _run(run_id, "events"), _Patience(self.url, self._patience)
+        path, patience = _run(run_id, "events"), Patience(self.url, self._patience)
         while True:
             options = _events_options(after, self._http.timeout)
             try:
@@ -439,7 +458,7 @@ class Pilotfish:
 
     def _look_for(self, run_id: str) -> RunView:
         """The run as it is, as soon as the service tells."""
-        patience = _Patience(self.url, self._patience)
+        patience = Patience(self.url, self._patience)
         while True:
             try:
                 return self.get_run(run_id)
@@ -531,10 +550,15 @@ class AsyncPilotfish:
         return _parsed(SelectionResponse, await self._send(call))
 
     async def create_run(
-        self, task: Task, strategy: Strategy | None = None, **options: Any
+        self,
+        task: Task,
+        strategy: Strategy | None = None,
+        *,
+        idempotency_key: str | None = None,
+        **options: Any,
     ) -> RunView:
-        """Queue a run."""
-        call = _create(task, strategy, options)
+        """Queue a run; see ``Pilotfish.create_run``."""
+        call = _create(task, strategy, idempotency_key, options)
         return _parsed(RunView, await self._send(call))
 
     async def run(self, task: Task, strategy: Strategy | None = None, **options: Any) -> RunView:
@@ -549,9 +573,10 @@ class AsyncPilotfish:
                 await asyncio.shield(self.cancel_run(made.id))
             raise
 
-    async def get_run(self, run_id: str) -> RunView:
-        call = _Call("GET", _run(run_id))
-        return _parsed(RunView, await self._send(call))
+    async def get_run(self, run_id: str, *, trajectories: bool = True) -> RunView:
+        """A run as it is now. Without its ``trajectories`` the service need not read its journal:
+        for looking often."""
+        return _parsed(RunView, await self._send(_show(run_id, trajectories)))
 
     async def list_runs(self) -> AsyncIterator[RunView]:
         """All runs, newest first; pages are fetched as they are needed."""
@@ -593,10 +618,29 @@ class AsyncPilotfish:
         """All trajectories of a run, whole."""
         return _lines(await self._send(_Call("GET", _run(run_id, "trajectories"))))
 
+    async def stream_trajectories(self, run_id: str) -> AsyncIterator[Trajectory]:
+        """The same one after another, as they arrive: only one is in memory."""
+        try:
+            async with self._http.stream("GET", _run(run_id, "trajectories")) as response:
+                if not response.is_success:
+                    await response.aread()
+                _checked(response)
+                rest: list[bytes] = []
+                async for piece in response.aiter_bytes():
+                    first, *others = piece.split(b"\n")
+                    rest.append(first)
+                    for other in others:
+                        yield _read(Trajectory, b"".join(rest), response)
+                        rest = [other]
+                if any(rest):
+                    yield _read(Trajectory, b"".join(rest), response)
+        except httpx.HTTPError as error:
+            raise _failure(self.url, error) from error
+
     async def events(self, run_id: str, *, after: str | None = None) -> AsyncIterator[Event]:
         """The run's events until it has ended; taken up again where a connection breaks, unless the
         service stays away for longer than ``patience``."""
-        path, patience = _run(run_id, "events"), _Patience(self.url, self._patience)
+        path, patience = _run(run_id, "events"), Patience(self.url, self._patience)
         while True:
             options = _events_options(after, self._http.timeout)
             try:
@@ -629,7 +673,7 @@ class AsyncPilotfish:
 
     async def _look_for(self, run_id: str) -> RunView:
         """The run as it is, as soon as the service tells."""
-        patience = _Patience(self.url, self._patience)
+        patience = Patience(self.url, self._patience)
         while True:
             try:
                 return await self.get_run(run_id)

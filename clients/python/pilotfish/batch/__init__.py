@@ -1,0 +1,1 @@
+"""Many tasks through the service, into a folder that says at any moment what is done."""
