@@ -26,6 +26,8 @@ class Begun:
     sandbox: str | None = None
     seconds: float = 0.0
     """For how long it has been executed, as far as its entries say."""
+    resumed: bool = False
+    """It began before this process had the run."""
     excused: bool = False
     """The run was tried again after it: if the infrastructure failed it, that counts no more."""
     began: float = 0.0

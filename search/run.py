@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -25,7 +25,7 @@ from pilotfish import Task, Trajectory, Usage
 from pilotfish.strategy import Strategy
 from pilotfish.trajectory import INFRASTRUCTURE_FAILURES
 from search.budget import Budget
-from search.contracts import Critic, Journal, Policy, Sandbox, SandboxProvider
+from search.contracts import Critic, Gone, Journal, Policy, Sandbox, SandboxProvider
 from search.errors import BudgetExceeded, JournalError, SandboxError, SandboxLost
 from search.evaluation import count_passed, evaluate, submission_of
 from search.patches import cleaned
@@ -113,6 +113,7 @@ class Run:
             return
         self._known = replay(entries)
         for known in self._known.values():
+            known.resumed = True
             self._race.joined(known.trajectory)
         begun = [known.trajectory for known in self._known.values()]
         self.budget = Budget(
@@ -200,6 +201,9 @@ class Run:
             return
         labels = self.labels | {"trajectory": known.trajectory.id}
         async with AsyncExitStack() as stack:
+            if known.resumed:
+                # Whoever had the run before may have started one and died before it was journaled.
+                await self.sandboxes.reap(_of(known.trajectory.id))
             try:
                 async with asyncio.timeout(self.budget.seconds_left) as limit:
                     starting = self.sandboxes.start(self.task, labels=labels)
@@ -369,6 +373,15 @@ class _OwnJournal:
         if self.left:
             raise JournalError("the run was left to somebody else")
         await self._inner.append(kind, elapsed=round(self._elapsed(), 3), **data)
+
+
+def _of(trajectory_id: str) -> Gone:
+    """What is labelled as this trajectory's."""
+
+    async def gone(labels: Mapping[str, str]) -> bool:
+        return labels.get("trajectory") == trajectory_id
+
+    return gone
 
 
 def _outcome(attempts: list[Trajectory]) -> Trajectory:

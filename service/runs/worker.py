@@ -39,7 +39,7 @@ RENEW_EVERY = 1.0
 """Seconds between two renewals at most: also how long a cancellation takes to be heard."""
 AWAY = 5.0
 """Seconds for which a run is left alone whose journal could not be written."""
-MOST_LOST = 5
+MOST_LOST = 20
 """Workers that may be lost at one entry of a run before the run is taken for the cause."""
 STOPPING = 10.0
 """Seconds that the runs of a worker that stops have to let go of what they hold."""

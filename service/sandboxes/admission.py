@@ -13,7 +13,7 @@ import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import structlog
@@ -32,9 +32,9 @@ HOST_SHARE = 0.8
 """Of this machine's memory, what its sandboxes may take together where nothing else is set."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 """Seconds between two tries for a place."""
-STARTING_SECONDS = 1800.0
-"""For which a start holds its place if its worker dies meanwhile."""
-EVALUATING_SECONDS = 7500.0
+KEPT = 15.0
+"""Seconds for which a place lasts whose sandbox is starting or evaluated, if its worker dies: while
+it lives it keeps it."""
 
 
 class AdmissionSettings(BaseModel):
@@ -77,27 +77,21 @@ class Admission:
     async def start(
         self, task: Task, *, labels: dict[str, str] | None = None
     ) -> AsyncIterator[Sandbox]:
-        waiting = f"start-{uuid.uuid4().hex}"
-        await self._take("running", waiting, self._weight_of(task), STARTING_SECONDS)
-        admitted: _Admitted | None = None
-        try:
-            starting = self.provider.start(task, labels=labels)
-            async with self._holding("starting", STARTING_SECONDS):
-                sandbox = await starting.__aenter__()
+        async with AsyncExitStack() as stack:
+            async with self._holding("running", self._weight_of(task)) as place:
+                async with self._holding("starting"):
+                    starting = self.provider.start(task, labels=labels)
+                    sandbox = await stack.enter_async_context(starting)
+                await patiently(
+                    lambda: self._state.rename_place(
+                        f"{self.name}:running", place, sandbox.id, seconds=self._lifetime
+                    )
+                )
+            admitted = _Admitted(sandbox, self)
             try:
-                admitted = _Admitted(sandbox, self)
-                await self._keep(waiting, sandbox.id)
                 yield admitted
-            except BaseException as error:
-                if not await starting.__aexit__(type(error), error, error.__traceback__):
-                    raise
-            else:
-                await starting.__aexit__(None, None, None)
-        finally:
-            if admitted is None:
-                await self._leave("running", waiting)
-            elif not admitted.released:
-                await self.left(admitted.id)
+            finally:
+                await admitted.close()
 
     async def attach(self, sandbox_id: str) -> Sandbox:
         """It is there, and takes its room, whatever the bounds say."""
@@ -112,7 +106,7 @@ class Admission:
     @asynccontextmanager
     async def evaluating(self) -> AsyncIterator[None]:
         """To be held while a finished attempt is tested."""
-        async with self._holding("evaluating", EVALUATING_SECONDS):
+        async with self._holding("evaluating"):
             yield
 
     async def left(self, sandbox_id: str) -> None:
@@ -133,43 +127,44 @@ class Admission:
         return settings.running, settings.memory
 
     @asynccontextmanager
-    async def _holding(self, kind: str, seconds: float) -> AsyncIterator[None]:
+    async def _holding(self, kind: str, weight: int = 0) -> AsyncIterator[str]:
+        """A place, kept as long as this process lives and is in here."""
         place = uuid.uuid4().hex
-        await self._take(kind, place, 0, seconds)
+        if self._bounds(kind) == (None, None):
+            yield place
+            return
+        await self._wait(kind, place, weight)
+        keeping = asyncio.create_task(self._keep(kind, place, weight))
         try:
-            yield
+            yield place
         finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
             await self._leave(kind, place)
 
-    async def _take(self, kind: str, place: str, weight: int, seconds: float) -> None:
-        most, total = self._bounds(kind)
-        if most is None and total is None:
-            return
+    async def _wait(self, kind: str, place: str, weight: int) -> None:
+        total = self._bounds(kind)[1]
         if total is not None and weight > total:
             raise SandboxError(
                 f"a sandbox of {weight:,} bytes fits {self.name} never: all may take {total:,} "
                 "(admission.memory)"
             )
         began, pause = time.monotonic(), FIRST_PAUSE
-        while not await patiently(
-            lambda: self._state.take_place(
-                f"{self.name}:{kind}",
-                place,
-                weight=weight,
-                most=most,
-                total=total,
-                seconds=seconds,
-            )
-        ):
+        while not await patiently(lambda: self._take(kind, place, weight)):
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
         ADMISSION_SECONDS.labels(self.name, kind).observe(time.monotonic() - began)
 
-    async def _keep(self, place: str, sandbox_id: str) -> None:
-        await patiently(
-            lambda: self._state.rename_place(
-                f"{self.name}:running", place, sandbox_id, seconds=self._lifetime
-            )
+    async def _keep(self, kind: str, place: str, weight: int) -> None:
+        while True:
+            await asyncio.sleep(KEPT / 3)
+            with suppress(StateError):
+                await self._take(kind, place, weight)
+
+    async def _take(self, kind: str, place: str, weight: int) -> bool:
+        most, total = self._bounds(kind)
+        return await self._state.take_place(
+            f"{self.name}:{kind}", place, weight=weight, most=most, total=total, seconds=KEPT
         )
 
     async def _leave(self, kind: str, place: str) -> None:

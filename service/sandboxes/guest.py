@@ -53,6 +53,8 @@ TICK = 0.1
 """Seconds between two looks at what the processes use."""
 DYING = 3.0
 """Seconds for which the answer of a stopped command waits until all that it started is gone."""
+UNCLAIMED = 20.0
+"""Seconds without any connection at the beginning; then it ends, since nobody knows of it."""
 HEADROOM = 64
 """Processes that this server may start beyond the limit of the commands."""
 MARK = "PILOTFISH_ACTION"
@@ -382,7 +384,9 @@ class Guest:
         self.children = False
         self.looked = 0.0
         self.files = 0
-        self.ends = time.monotonic() + float(config["lifetime"])
+        self.lifetime_ends = time.monotonic() + float(config["lifetime"])
+        # Whoever started us may have died before there was a record of us.
+        self.ends = min(self.lifetime_ends, time.monotonic() + UNCLAIMED)
         self.routes: dict[str, Callable[[Connection, str, dict[str, Any]], None]] = {
             "GET /is_alive": self._is_alive,
             "POST /execute": self._execute,
@@ -420,6 +424,7 @@ class Guest:
             sock, _peer = self.listener.accept()
         except OSError:
             return
+        self.ends = self.lifetime_ends
         Connection(self, sock)
 
     def handle(

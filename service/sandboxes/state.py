@@ -19,7 +19,7 @@ from service.local.process import ProcessId
 
 MAX_SOCKET_PATH = 100
 """Linux takes 107 bytes for the path of a Unix socket."""
-BEING_MADE = 60.0
+BEING_MADE = 30.0
 """Seconds that a folder may be without a record before it counts as left over."""
 
 

@@ -219,7 +219,7 @@ async def test_a_run_that_kills_every_worker_is_taken_for_the_cause(world):
     async with serving(app) as url, AsyncPilotfish(url) as client:
         run = await client.create_run(TASK, ONE)
         state, killed = app.state.context.state, 0
-        while killed < 5:
+        while killed < 20:
             killed += len(await state.claim("killed", lease=0.01, most=1))
             await asyncio.sleep(0.005)
     app = world.process()
@@ -227,7 +227,7 @@ async def test_a_run_that_kills_every_worker_is_taken_for_the_cause(world):
         world.equip(app)
         ended = await asyncio.wait_for(client.wait(run.id), 20)
     assert ended.status == "failed"
-    assert ended.error == "5 workers were lost at the same entry of this run"
+    assert ended.error == "20 workers were lost at the same entry of this run"
 
 
 async def test_sandboxes_whose_run_is_over_are_reaped_and_no_others(world):
