@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+import os
+import sys
 
 import typer
 from pydantic import ValidationError
@@ -26,17 +27,31 @@ app.command()(score)
 
 def main() -> None:
     """Run, and put an error that the user can mend on one line."""
+    code = _run()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # All is written. torch's threads of a group of processes can abort an interpreter that
+        # winds down, also when the group was left before.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise SystemExit(code)
+
+
+def _run() -> int:
     try:
         app()
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
     except ValidationError as error:
-        _fail(first_wrong(error.errors())[1])
+        return _fail(first_wrong(error.errors())[1])
     except (PilotfishError, ValueError, OSError, FloatingPointError) as error:
-        _fail(str(error))
+        return _fail(str(error))
+    return 0
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str) -> int:
     errors.print(Text.assemble(("error:", "red"), f" {message}"))
-    raise SystemExit(1)
+    return 1
 
 
 if __name__ == "__main__":

@@ -61,19 +61,29 @@ Calibration = Annotated[Platt | Isotonic, Field(discriminator="kind")]
 
 
 def fit_platt(q: Sequence[float], outcome: Sequence[float]) -> Platt:
-    """By Newton's method on the log-likelihood; a little prior keeps it finite where Q separates
-    the outcomes. Raises: ``ValueError`` without both outcomes, or where success falls with Q."""
+    """By Newton's method on the log-likelihood, each step halved until it gains; a little prior
+    keeps it finite where Q separates the outcomes. Raises: ``ValueError`` without both outcomes, or
+    where success falls with Q."""
     won = _checked(q, outcome)
     x = np.array([_logit(value) for value in q])
     design = np.stack([x, np.ones_like(x)], axis=1)
-    weights = np.array([1.0, 0.0])
-    prior = np.diag([1e-3, 1e-3])
+    start, prior = np.array([1.0, 0.0]), 1e-3
+
+    def loss(weights: np.ndarray) -> float:
+        z = design @ weights
+        off = weights - start
+        return float(np.sum(np.logaddexp(0, z) - won * z) + prior / 2 * off @ off)
+
+    weights = start
     for _ in range(100):
         p = 1 / (1 + np.exp(-np.clip(design @ weights, -500, 500)))
-        gradient = design.T @ (p - won) + prior @ (weights - np.array([1.0, 0.0]))
-        hessian = (design * (p * (1 - p))[:, None]).T @ design + prior
+        gradient = design.T @ (p - won) + prior * (weights - start)
+        hessian = (design * (p * (1 - p))[:, None]).T @ design + prior * np.eye(2)
         step = np.linalg.solve(hessian, gradient)
-        weights = weights - step * min(1.0, 2.0 / max(1e-12, float(np.abs(step).max())))
+        here = loss(weights)
+        while loss(weights - step) > here and np.abs(step).max() > 1e-9:
+            step = step / 2
+        weights = weights - step
         if np.abs(step).max() < 1e-9:
             break
     if weights[0] <= 0:

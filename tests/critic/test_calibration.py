@@ -20,6 +20,31 @@ pairs = st.lists(st.tuples(unit, st.booleans()), min_size=2, max_size=40).filter
 )
 
 
+def test_a_good_critic_whose_q_are_near_an_end_is_calibrated():
+    """A whole step of Newton's overshoots there, and said that success falls with Q."""
+    fitted = fit_platt([0.0, 0.0, 1e-5, 2e-5, 1e-3], [0, 0, 0, 1, 1])
+    assert fitted.apply(1e-3) > fitted.apply(0.0)
+
+
+@given(pairs)
+def test_no_line_near_the_fitted_one_is_likelier(rows):
+    q, won = zip(*rows, strict=True)
+    try:
+        fitted = fit_platt(q, won)
+    except ValueError:
+        return
+    x = np.array([math.log(v / (1 - v)) for v in np.clip(q, 1e-6, 1 - 1e-6)])
+
+    def loss(slope, offset):
+        z = slope * x + offset
+        prior = 5e-4 * ((slope - 1) ** 2 + offset**2)
+        return float(np.sum(np.logaddexp(0, z) - np.array(won) * z)) + prior
+
+    best = loss(fitted.slope, fitted.offset)
+    for ds, do in ((1e-2, 0), (-1e-2, 0), (0, 1e-2), (0, -1e-2)):
+        assert loss(fitted.slope + ds, fitted.offset + do) >= best - 1e-9
+
+
 @pytest.mark.parametrize("fit", FITS)
 @given(pairs, unit, unit)
 def test_the_order_is_kept_and_what_comes_out_is_a_probability(fit, rows, a, b):
