@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -30,11 +30,13 @@ from typing import Any
 import httpx
 import yaml
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from pilotfish import AsyncPilotfish, Evaluation, Lookahead, Selection, Strategy, Task, Trajectory
 from pilotfish.api import FINAL_STATUSES
 from pilotfish.errors import PilotfishError
 from pilotfish.strategy import RolloutSettings
+from service.local.process import ProcessId
 from service.local.redis_server import find_binary
 from service.sandboxes.state import StateFolder
 from tests.chaos.endpoints import TURNS, expected_q
@@ -44,8 +46,9 @@ K = 3
 LEASE = 3.0
 WORKERS = 2
 TARGETS = ["worker-0", "worker-1", "worker-0", "worker-1", "frozen", "frozen", "sandbox", "sandbox",
-           "redis", "policy", "judge", "api"]  # fmt: skip
-"""Each as likely as it stands here often."""
+           "redis", "policy", "judge", "api", "cut off", "full", "frozen sandbox"]  # fmt: skip
+"""Each as likely as it stands here often. ``frozen``: a worker is stopped, maybe for longer than
+its lease; ``cut off``: worker-0 does not reach Redis; ``full``: Redis takes nothing more."""
 STRATEGY = Strategy(
     lookahead=Lookahead(k=K),
     selection=Selection(n=2, concurrency=2),
@@ -111,9 +114,10 @@ class World:
     def __init__(self, folder: Path, rng: random.Random) -> None:
         self.folder, self._rng = folder, rng
         self.state = StateFolder(folder / "sandboxes")
-        self.ports = dict(
-            zip(["redis", "policy", "judge", "api", *_workers()], _free(6), strict=True)
-        )
+        names = ["redis", "policy", "judge", "api", "wire", *_workers()]
+        self.ports = dict(zip(names, _free(len(names)), strict=True))
+        self.wire = Wire(self.ports["wire"], self.ports["redis"])
+        self._passing: set[asyncio.Task[None]] = set()
         self.parts: dict[str, Part] = {}
         self.killed: Counter[str] = Counter()
 
@@ -135,10 +139,11 @@ class World:
                               str(self.ports[name])]  # fmt: skip
         for name in ("api", *_workers()):
             config = self.folder / f"{name}.yaml"
-            config.write_text(yaml.safe_dump(self._settings(worker=name != "api")))
+            config.write_text(yaml.safe_dump(self._settings(name)))
             commands[name] = ["env", f"PILOTFISH_CONFIG={config}", sys.executable, "-m", "service",
                               "serve", "--port", str(self.ports[name])]  # fmt: skip
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.wire)
             for name, command in commands.items():
                 part = Part(name, command, self.folder, env)
                 self.parts[name] = await stack.enter_async_context(part)
@@ -148,7 +153,8 @@ class World:
             await self._ready(client)
             yield client
 
-    def _settings(self, *, worker: bool) -> dict[str, Any]:
+    def _settings(self, name: str) -> dict[str, Any]:
+        redis_port = self.ports["wire" if name == "worker-0" else "redis"]
         policy = {"type": "openai", "url": f"http://127.0.0.1:{self.ports['policy']}/v1",
                   "model": "m", "logprobs": False, "timeout": 30}  # fmt: skip
         judge = {"type": "yes_no", "url": f"http://127.0.0.1:{self.ports['judge']}/v1",
@@ -159,8 +165,8 @@ class World:
             "policies": {"policy": policy},
             "critics": {"judge": judge},
             "sandboxes": {"box": box},
-            "redis_url": self.redis_url,
-            "worker": worker,
+            "redis_url": f"redis://127.0.0.1:{redis_port}/0",
+            "worker": name != "api",
             "lease": LEASE,
             "reconcile": 1.0,
             "concurrent_runs": 16,
@@ -176,36 +182,128 @@ class World:
                             break
                     await asyncio.sleep(0.1)
 
-    async def disturb(self, every: float) -> None:
+    async def disturb(self, every: float, targets: Sequence[str]) -> None:
         """For ever: something random, every few seconds."""
-        thawing: set[asyncio.Task[None]] = set()
         while True:
             await asyncio.sleep(self._rng.uniform(0.5, 1.5) * every)
-            target = self._rng.choice(TARGETS)
-            if target == "sandbox":
-                hit = self._kill_a_sandbox()
-            elif target == "frozen":
+            target = self._rng.choice(targets)
+            self.killed[target] += await self._hit(target)
+
+    async def _hit(self, target: str) -> bool:
+        """Whether there was anything to hit."""
+        seconds = self._rng.uniform(0.5, 2) * LEASE
+        match target:
+            case "sandbox":
+                return self._signal_a_sandbox(signal.SIGKILL) is not None
+            case "frozen sandbox":
+                process = self._signal_a_sandbox(signal.SIGSTOP)
+                if process is not None:
+                    self._later(seconds, lambda: process.kill(signal.SIGCONT))
+                return process is not None
+            case "frozen":
                 part = self.parts[self._rng.choice(_workers())]
-                hit = part.signal(signal.SIGSTOP)
-                if hit:
-                    task = asyncio.create_task(_thaw(part, self._rng.uniform(0.5, 2) * LEASE))
-                    thawing.add(task)
-                    task.add_done_callback(thawing.discard)
-            else:
-                hit = self.parts[target].signal(signal.SIGKILL)
-            self.killed[target] += hit
+                self._later(seconds, lambda: part.signal(signal.SIGCONT))
+                return part.signal(signal.SIGSTOP)
+            case "cut off":
+                self.wire.cut = True
+                self._later(seconds, self.wire.mend)
+                return True
+            case "full":
+                return await self._fill(seconds)
+        return self.parts[target].signal(signal.SIGKILL)
 
-    def _kill_a_sandbox(self) -> bool:
-        records = [record for record in self.state.all() if record.process.alive]
-        if records:
-            self._rng.choice(records).process.kill()
-        return bool(records)
+    def _signal_a_sandbox(self, number: int) -> ProcessId | None:
+        live = [record.process for record in self.state.all() if record.process.alive]
+        if not live:
+            return None
+        process = self._rng.choice(live)
+        process.kill(number)
+        return process
+
+    async def _fill(self, seconds: float) -> bool:
+        """Where Redis is killed meanwhile, it is as it was when it comes back."""
+        redis: Any = Redis.from_url(self.redis_url, socket_timeout=2)
+        try:
+            await redis.config_set("maxmemory", 1)
+            await asyncio.sleep(seconds)
+            await redis.config_set("maxmemory", 0)
+        except RedisError:
+            return False
+        finally:
+            await redis.aclose()
+        return True
+
+    def _later(self, seconds: float, call: Callable[[], object]) -> None:
+        async def wait() -> None:
+            await asyncio.sleep(seconds)
+            call()
+
+        task = asyncio.create_task(wait())
+        self._passing.add(task)
+        task.add_done_callback(self._passing.discard)
+
+    async def calm(self) -> None:
+        """All that was only to pass has passed, and Redis takes everything again."""
+        await asyncio.gather(*self._passing)
+        redis: Any = Redis.from_url(self.redis_url, socket_timeout=2)
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    await redis.config_set("maxmemory", 0)
+                    break
+                except RedisError:
+                    await asyncio.sleep(0.2)
+        await redis.aclose()
 
 
-async def _thaw(part: Part, seconds: float) -> None:
-    await asyncio.sleep(seconds)
-    with suppress(ProcessLookupError):
-        part.signal(signal.SIGCONT)
+class Wire:
+    """What worker-0 reaches Redis by. Cut, it takes and gives nothing, and says nothing."""
+
+    def __init__(self, port: int, target: int) -> None:
+        self._port, self._target = port, target
+        self.cut = False
+        self._mended = asyncio.Event()
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def __aenter__(self) -> Wire:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for writer in self._writers:
+            writer.close()
+
+    def mend(self) -> None:
+        self.cut = False
+        self._mended.set()
+        self._mended = asyncio.Event()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._passable()
+            there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            writer.close()
+            return
+        self._writers |= {writer, back}
+        await asyncio.gather(
+            self._carry(reader, back), self._carry(there, writer), return_exceptions=True
+        )
+        self._writers -= {writer, back}
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65_536):
+                await self._passable()
+                writer.write(data)
+                await writer.drain()
+        finally:
+            writer.close()
+
+    async def _passable(self) -> None:
+        while self.cut:
+            await self._mended.wait()
 
 
 def _workers() -> list[str]:
@@ -242,12 +340,14 @@ async def _insisting(call: Any) -> Any:
                 await asyncio.sleep(0.3)
 
 
-async def chaos(*, runs: int, every: float, seed: int, folder: Path) -> dict[str, Any]:
+async def chaos(
+    *, runs: int, every: float, seed: int, folder: Path, targets: Sequence[str] = TARGETS
+) -> dict[str, Any]:
     """Run it; what was killed, how it ended, and ``wrong``: all that must not be, in words."""
     world = World(folder, random.Random(seed))
     began = time.monotonic()
     async with world.up() as client:
-        disturbing = asyncio.create_task(world.disturb(every))
+        disturbing = asyncio.create_task(world.disturb(every, targets))
         try:
             made = [
                 await _insisting(
@@ -263,9 +363,7 @@ async def chaos(*, runs: int, every: float, seed: int, folder: Path) -> dict[str
         finally:
             disturbing.cancel()
             await asyncio.gather(disturbing, return_exceptions=True)
-        for part in world.parts.values():
-            with suppress(ProcessLookupError):
-                part.signal(signal.SIGCONT)
+        await world.calm()
         await world._ready(client)
         wrong: list[str] = []
         listed = [run.id async for run in client.list_runs()]

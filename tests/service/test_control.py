@@ -2,13 +2,14 @@
 stops, or is silent, leaves to others."""
 
 import asyncio
+import time
 
 import httpx
 import pytest
 
 from pilotfish import AsyncPilotfish, Lookahead, Selection, Strategy
 from pilotfish.errors import ApiStatusError
-from pilotfish.strategy import RolloutSettings
+from pilotfish.strategy import BudgetLimits, RolloutSettings
 from search.errors import PolicyError
 from search.fakes import FakePolicy, FakeSandboxes
 from service.app import create_app
@@ -282,3 +283,23 @@ async def test_a_sandbox_that_never_fits_is_told(world):
         run = await client.run(TASK.model_copy(update={"memory": 2**31}), ONE)
     assert run.status == "failed"
     assert "fits fake never" in run.error
+
+
+async def test_a_clock_that_jumps_costs_nothing(client, world, monkeypatch):
+    """The worker's by a day, forth and back; Redis's so that every lease is over."""
+    strategy = ONE.model_copy(update={"budget": BudgetLimits(seconds=60)})
+    run = await client.create_run(TASK, strategy)
+    await asyncio.wait_for(world.policy.waiting.wait(), 10)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 86_400)
+    state = client.app.state.context.state
+    await state.redis.zadd("pilotfish:leases", {run.id: 1.0})
+    world.policy.open.set()
+    ended = await until(client, run.id, "succeeded")
+    monkeypatch.setattr(time, "time", lambda: real() - 86_400)
+    assert [t.exit_status for t in ended.trajectories] == ["Submitted"]
+    [sandbox] = world.sandboxes.all.values()
+    assert sandbox.ran == ["ls", "test"]
+    again = await client.run(TASK, strategy)
+    assert [t.exit_status for t in again.trajectories] == ["Submitted"]
+    assert (await client.trajectory(again.id, 0)).seconds < 60
