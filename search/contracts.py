@@ -147,10 +147,10 @@ class SandboxProvider(Protocol):
         """The live sandbox of that id. Raises: ``SandboxLost`` if it is gone."""
         ...
 
-    async def reap(self, gone: Gone | None = None) -> list[str]:
+    async def reap(self, gone: Gone | None = None) -> dict[str, Mapping[str, str]]:
         """Remove sandboxes that ended, whose lifetime is over, or of whose labels ``gone`` is true;
-        the ids of what was removed. What cannot be reached is left for the next time. Sandboxes
-        that other processes started are found too."""
+        what was removed, by id, with its labels. What cannot be reached is left for the next time.
+        Sandboxes that other processes started are found too."""
         ...
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -217,12 +217,12 @@ class FakeSandboxes:
             raise SandboxLost(f"sandbox {sandbox_id} is gone")
         return _Attached(sandbox)
 
-    async def reap(self, gone: Gone | None = None) -> list[str]:
-        removed = []
+    async def reap(self, gone: Gone | None = None) -> dict[str, Mapping[str, str]]:
+        removed: dict[str, Mapping[str, str]] = {}
         for sandbox in self.all.values():
             if gone is not None and not sandbox.closed and await gone(sandbox.labels):
                 sandbox.closed = True
-                removed.append(sandbox.id)
+                removed[sandbox.id] = sandbox.labels
         return removed
 
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from rich.console import Console
 from rich.markup import escape
+from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 from yaml import YAMLError
 
 from critic.errors import CriticInputError
@@ -79,6 +80,7 @@ async def _up(settings: StackSettings) -> None:
 
 def configure_logs(level: str) -> None:
     """JSON lines on standard error."""
+    set_on_retry_hooks([_log_retry])
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -91,6 +93,13 @@ def configure_logs(level: str) -> None:
             logging.getLevelNamesMapping()[level.upper()]
         ),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+    )
+
+
+def _log_retry(details: RetryDetails) -> None:
+    """Not with its arguments: they are whole histories."""
+    structlog.get_logger().warning(
+        "tried again", what=details.name, tried=details.retry_num, error=str(details.caused_by)
     )
 
 

@@ -220,17 +220,10 @@ return 1
 """
 )
 
-# KEYS: places, weights. ARGV: place, its new name, seconds that it is kept. Nothing where it is
-# gone.
-RENAME_PLACE = (
+# KEYS: places. ARGV: place, seconds that it is kept from now. Nothing where it is gone.
+KEEP_PLACE = (
     _NOW
     + """
-local weight = redis.call('HGET', KEYS[2], ARGV[1])
-if not weight then return 0 end
-redis.call('ZREM', KEYS[1], ARGV[1])
-redis.call('HDEL', KEYS[2], ARGV[1])
-redis.call('HSET', KEYS[2], ARGV[2], weight)
-redis.call('ZADD', KEYS[1], now() + tonumber(ARGV[3]), ARGV[2])
-return 1
+return redis.call('ZADD', KEYS[1], 'XX', 'CH', now() + tonumber(ARGV[2]), ARGV[1])
 """
 )

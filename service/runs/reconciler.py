@@ -61,7 +61,7 @@ class Reconciler:
             else:
                 if removed:
                     REAPED.labels(name).inc(len(removed))
-                    log.info("sandboxes removed", backend=name, sandboxes=removed)
+                    log.info("sandboxes removed", backend=name, sandboxes=list(removed))
 
 
 class _Over:

@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 from pydantic import BaseModel, ConfigDict, Field
 
-from pilotfish import Observation, Task
+from pilotfish import Task
 from search.contracts import Gone, Sandbox, SandboxProvider
 from search.errors import SandboxError
 from service.metrics import ADMISSION_SECONDS
@@ -32,6 +32,7 @@ HOST_SHARE = 0.8
 """Of this machine's memory, what its sandboxes may take together where nothing else is set."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 """Seconds between two tries for a place."""
+PLACE, SEPARATOR = "place", "@"
 KEPT = 15.0
 """Seconds for which a place lasts whose sandbox is starting or evaluated, if its worker dies: while
 it lives it keeps it."""
@@ -77,30 +78,40 @@ class Admission:
     async def start(
         self, task: Task, *, labels: dict[str, str] | None = None
     ) -> AsyncIterator[Sandbox]:
-        async with AsyncExitStack() as stack:
-            async with self._holding("running", self._weight_of(task)) as place:
+        place = uuid.uuid4().hex
+        weight = (task.memory or self._weight) + self._beside
+        await self._wait("running", place, weight)
+        keeping = asyncio.create_task(self._keep("running", place, weight))
+        admitted: _Admitted | None = None
+        try:
+            async with AsyncExitStack() as stack:
                 async with self._holding("starting"):
-                    starting = self.provider.start(task, labels=labels)
+                    starting = self.provider.start(task, labels=(labels or {}) | {PLACE: place})
                     sandbox = await stack.enter_async_context(starting)
-                await patiently(
-                    lambda: self._state.rename_place(
-                        f"{self.name}:running", place, sandbox.id, seconds=self._lifetime
+                admitted = _Admitted(sandbox, place, self)
+                keeping.cancel()
+                if self._bounded("running"):
+                    name = f"{self.name}:running"
+                    await patiently(
+                        lambda: self._state.keep_place(name, place, seconds=self._lifetime)
                     )
-                )
-            admitted = _Admitted(sandbox, self)
-            try:
                 yield admitted
-            finally:
-                await admitted.close()
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+            if admitted is None or not admitted.released:
+                await self.left(place)
 
     async def attach(self, sandbox_id: str) -> Sandbox:
-        """It is there, and takes its room, whatever the bounds say."""
-        return _Admitted(await self.provider.attach(sandbox_id), self)
+        """It is there, and has its place, whatever the bounds say."""
+        inner, _, place = sandbox_id.rpartition(SEPARATOR)
+        return _Admitted(await self.provider.attach(inner), place, self)
 
-    async def reap(self, gone: Gone | None = None) -> list[str]:
+    async def reap(self, gone: Gone | None = None) -> dict[str, Mapping[str, str]]:
         removed = await self.provider.reap(gone)
-        for sandbox_id in removed:
-            await self.left(sandbox_id)
+        for labels in removed.values():
+            if place := labels.get(PLACE):
+                await self.left(place)
         return removed
 
     @asynccontextmanager
@@ -109,13 +120,14 @@ class Admission:
         async with self._holding("evaluating"):
             yield
 
-    async def left(self, sandbox_id: str) -> None:
-        await self._leave("running", sandbox_id)
+    async def left(self, place: str) -> None:
+        """What a sandbox took is free again."""
+        await self._leave("running", place)
 
     # ---- places
 
-    def _weight_of(self, task: Task) -> int:
-        return (task.memory or self._weight) + self._beside
+    def _bounded(self, kind: str) -> bool:
+        return self._bounds(kind) != (None, None)
 
     def _bounds(self, kind: str) -> tuple[int | None, int | None]:
         settings = self._settings
@@ -127,22 +139,21 @@ class Admission:
         return settings.running, settings.memory
 
     @asynccontextmanager
-    async def _holding(self, kind: str, weight: int = 0) -> AsyncIterator[str]:
+    async def _holding(self, kind: str) -> AsyncIterator[None]:
         """A place, kept as long as this process lives and is in here."""
         place = uuid.uuid4().hex
-        if self._bounds(kind) == (None, None):
-            yield place
-            return
-        await self._wait(kind, place, weight)
-        keeping = asyncio.create_task(self._keep(kind, place, weight))
+        await self._wait(kind, place, 0)
+        keeping = asyncio.create_task(self._keep(kind, place, 0))
         try:
-            yield place
+            yield
         finally:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
             await self._leave(kind, place)
 
     async def _wait(self, kind: str, place: str, weight: int) -> None:
+        if not self._bounded(kind):
+            return
         total = self._bounds(kind)[1]
         if total is not None and weight > total:
             raise SandboxError(
@@ -156,7 +167,7 @@ class Admission:
         ADMISSION_SECONDS.labels(self.name, kind).observe(time.monotonic() - began)
 
     async def _keep(self, kind: str, place: str, weight: int) -> None:
-        while True:
+        while self._bounded(kind):
             await asyncio.sleep(KEPT / 3)
             with suppress(StateError):
                 await self._take(kind, place, weight)
@@ -169,7 +180,7 @@ class Admission:
 
     async def _leave(self, kind: str, place: str) -> None:
         """Where Redis is away the place ends by itself."""
-        if self._bounds(kind) == (None, None):
+        if not self._bounded(kind):
             return
         try:
             await asyncio.shield(self._state.leave_place(f"{self.name}:{kind}", place))
@@ -178,27 +189,19 @@ class Admission:
 
 
 class _Admitted:
-    """A sandbox with its place."""
+    """A sandbox with its place. The place is part of its id, so that whoever attaches to it can
+    give it back."""
 
-    def __init__(self, inner: Sandbox, admission: Admission) -> None:
-        self.id, self._inner, self._admission = inner.id, inner, admission
+    def __init__(self, inner: Sandbox, place: str, admission: Admission) -> None:
+        self.id = f"{inner.id}{SEPARATOR}{place}"
+        self._inner, self._place, self._admission = inner, place, admission
+        self.execute, self.write, self.read = inner.execute, inner.write, inner.read
         self.released = False
-
-    async def execute(
-        self, command: str, *, action_id: str, timeout: float, cwd: str | None = None
-    ) -> Observation:
-        return await self._inner.execute(command, action_id=action_id, timeout=timeout, cwd=cwd)
-
-    async def write(self, path: str, text: str) -> None:
-        await self._inner.write(path, text)
-
-    async def read(self, path: str) -> str:
-        return await self._inner.read(path)
 
     async def close(self) -> None:
         await self._inner.close()
         if not self.released:
-            await self._admission.left(self.id)
+            await self._admission.left(self._place)
 
     async def release(self) -> None:
         self.released = True

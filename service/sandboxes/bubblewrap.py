@@ -36,7 +36,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -164,17 +164,16 @@ class BubblewrapProvider:
         await sandbox.server.is_alive()
         return sandbox
 
-    async def reap(self, gone: Gone | None = None) -> list[str]:
-        """Remove sandboxes that ended, whose lifetime is over, or of whose labels ``gone`` is
-        true; their ids."""
-        removed = self.state.left_over()
+    async def reap(self, gone: Gone | None = None) -> dict[str, Mapping[str, str]]:
+        """As the contract says."""
+        removed: dict[str, Mapping[str, str]] = {name: {} for name in self.state.left_over()}
         for sandbox_id in removed:
             self.state.remove(sandbox_id)
         for record in self.state.all():
             over = not record.process.alive or record.expires < time.time()
             if over or (gone is not None and await gone(record.labels)):
                 await self._remove(record)
-                removed.append(record.id)
+                removed[record.id] = record.labels
         return removed
 
     # ---- starting

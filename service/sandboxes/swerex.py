@@ -15,10 +15,10 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import httpx
 import structlog
@@ -194,10 +194,9 @@ class SwerexProvider:
         await self._shell(sandbox.server, f"test -d '{sandbox.workdir}'", lost=sandbox_id)
         return sandbox
 
-    async def reap(self, gone: Gone | None = None) -> list[str]:
-        """Remove sandboxes whose lifetime is over or of whose labels ``gone`` is true; their
-        ids. A server that cannot be reached is left for the next time."""
-        removed = []
+    async def reap(self, gone: Gone | None = None) -> dict[str, Mapping[str, str]]:
+        """As the contract says. A server that cannot be reached is left for the next time."""
+        removed: dict[str, Mapping[str, str]] = {}
         for name, server in self._servers.items():
             try:
                 found = await self._shell(
@@ -208,18 +207,19 @@ class SwerexProvider:
                 continue
             for sandbox_id in found.split():
                 sandbox = self._sandbox(sandbox_id)
-                if await self._is_over(sandbox, gone):
+                record = await self._record_of(sandbox)
+                if record is not None and await _is_over(record, gone):
                     await self._close(sandbox)
-                    removed.append(sandbox_id)
+                    removed[sandbox_id] = record["labels"]
         return removed
 
-    async def _is_over(self, sandbox: SwerexSandbox, gone: Gone | None) -> bool:
+    async def _record_of(self, sandbox: SwerexSandbox) -> dict[str, Any] | None:
+        """``None`` while it is being made, or removed."""
         try:
-            record = json.loads(await sandbox.read(self._record(sandbox.id)))
+            record: dict[str, Any] = json.loads(await sandbox.read(self._record(sandbox.id)))
         except (SandboxError, ValueError):
-            return False  # It is being made, or removed.
-        labels: dict[str, str] = record["labels"]
-        return bool(record["expires"] < time.time() or (gone is not None and await gone(labels)))
+            return None
+        return record
 
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[str]:
@@ -278,3 +278,8 @@ class SwerexProvider:
                 raise SandboxLost(f"sandbox {lost} is gone")
             raise SandboxError(f"{command!r} failed on {server.url}: {why}")
         return str(reply.fields["stdout"])
+
+
+async def _is_over(record: dict[str, Any], gone: Gone | None) -> bool:
+    labels: dict[str, str] = record["labels"]
+    return bool(record["expires"] < time.time() or (gone is not None and await gone(labels)))

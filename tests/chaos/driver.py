@@ -40,6 +40,7 @@ from service.local.process import ProcessId
 from service.local.redis_server import find_binary
 from service.sandboxes.state import StateFolder
 from tests.chaos.endpoints import TURNS, expected_q
+from tests.chaos.hosts import Hosts
 
 ROOT = Path(__file__).parents[2]
 K = 3
@@ -109,10 +110,12 @@ class Part:
 
 
 class World:
-    """All parts, in one folder."""
+    """All parts, in one folder; with ``hosts``, each worker on one of them."""
 
-    def __init__(self, folder: Path, rng: random.Random) -> None:
-        self.folder, self._rng = folder, rng
+    def __init__(self, folder: Path, rng: random.Random, hosts: Hosts | None = None) -> None:
+        self.folder, self._rng, self._hosts = folder, rng, hosts
+        self._here = hosts.here if hosts else "127.0.0.1"
+        self.concurrent_runs = 16
         self.state = StateFolder(folder / "sandboxes")
         names = ["redis", "policy", "judge", "api", "wire", *_workers()]
         self.ports = dict(zip(names, _free(len(names)), strict=True))
@@ -123,7 +126,7 @@ class World:
 
     @property
     def redis_url(self) -> str:
-        return f"redis://127.0.0.1:{self.ports['redis']}/0"
+        return f"redis://{self._here}:{self.ports['redis']}/0"
 
     @asynccontextmanager
     async def up(self) -> AsyncIterator[AsyncPilotfish]:
@@ -132,16 +135,19 @@ class World:
             del env[name]
         commands = {
             "redis": [find_binary(), "--port", str(self.ports["redis"]), "--bind", "127.0.0.1",
-                      "--appendonly", "yes", "--save", "", "--dir", str(self.folder)],
+                      self._here, "--protected-mode", "no", "--appendonly", "yes", "--save", "",
+                      "--dir", str(self.folder)],
         }  # fmt: skip
         for name in ("policy", "judge"):
-            commands[name] = [sys.executable, "-m", "tests.chaos.endpoints", name,
+            commands[name] = [sys.executable, "-m", "tests.chaos.endpoints", name, self._here,
                               str(self.ports[name])]  # fmt: skip
         for name in ("api", *_workers()):
             config = self.folder / f"{name}.yaml"
             config.write_text(yaml.safe_dump(self._settings(name)))
-            commands[name] = ["env", f"PILOTFISH_CONFIG={config}", sys.executable, "-m", "service",
-                              "serve", "--port", str(self.ports[name])]  # fmt: skip
+            there = self._hosts.within(int(name[-1])) if self._hosts and name != "api" else []
+            commands[name] = [*there, "env", f"PILOTFISH_CONFIG={config}", sys.executable, "-m",
+                              "service", "serve", "--host", self._address(name), "--port",
+                              str(self.ports[name])]  # fmt: skip
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.wire)
             for name, command in commands.items():
@@ -153,11 +159,17 @@ class World:
             await self._ready(client)
             yield client
 
+    def _address(self, name: str) -> str:
+        if self._hosts is None or name == "api":
+            return "127.0.0.1"
+        return self._hosts.address(int(name[-1]))
+
     def _settings(self, name: str) -> dict[str, Any]:
-        redis_port = self.ports["wire" if name == "worker-0" else "redis"]
-        policy = {"type": "openai", "url": f"http://127.0.0.1:{self.ports['policy']}/v1",
+        wired = name == "worker-0" and self._hosts is None
+        redis_port = self.ports["wire" if wired else "redis"]
+        policy = {"type": "openai", "url": f"http://{self._here}:{self.ports['policy']}/v1",
                   "model": "m", "logprobs": False, "timeout": 30}  # fmt: skip
-        judge = {"type": "yes_no", "url": f"http://127.0.0.1:{self.ports['judge']}/v1",
+        judge = {"type": "yes_no", "url": f"http://{self._here}:{self.ports['judge']}/v1",
                  "model": "m", "warm": False, "timeout": 5}  # fmt: skip
         box = {"type": "bubblewrap", "state_dir": str(self.state.path), "outlive_parent": True,
                "memory": 256 * 2**20, "disk": 8 * 2**20}  # fmt: skip
@@ -165,11 +177,11 @@ class World:
             "policies": {"policy": policy},
             "critics": {"judge": judge},
             "sandboxes": {"box": box},
-            "redis_url": f"redis://127.0.0.1:{redis_port}/0",
+            "redis_url": f"redis://{self._here}:{redis_port}/0",
             "worker": name != "api",
             "lease": LEASE,
             "reconcile": 1.0,
-            "concurrent_runs": 16,
+            "concurrent_runs": self.concurrent_runs,
         }
 
     async def _ready(self, client: AsyncPilotfish) -> None:
@@ -177,7 +189,7 @@ class World:
             for name in ("api", *_workers()):
                 while True:
                     with suppress(httpx.TransportError):
-                        url = f"http://127.0.0.1:{self.ports[name]}/health/readiness"
+                        url = f"http://{self._address(name)}:{self.ports[name]}/health/readiness"
                         if (await http.get(url)).status_code == 200:
                             break
                     await asyncio.sleep(0.1)
@@ -479,12 +491,20 @@ async def _check_left(world: World) -> list[str]:
         forever = [key for key in keys if await redis.ttl(key) < 0]
         if forever:
             wrong.append(f"keys without a lifetime: {forever}")
-        for name in ("due", "leases", "places:box@" + socket.gethostname() + ":running"):
-            if count := await redis.zcount(f"pilotfish:{name}", time.time(), "inf"):
-                wrong.append(f"{count} left in {name}")
+        names = ["due", "leases", f"places:box@{socket.gethostname()}:running"]
+        try:
+            async with asyncio.timeout(30):  # what a start that was cut off took ends after 15
+                while held := [n for n in names if await _there(redis, n)]:
+                    await asyncio.sleep(0.5)
+        except TimeoutError:
+            wrong.append(f"left in {held}")
     finally:
         await redis.aclose()
     return wrong
+
+
+async def _there(redis: Any, name: str) -> int:
+    return int(await redis.zcount(f"pilotfish:{name}", time.time(), "inf"))
 
 
 async def _check_processes(folder: Path) -> list[str]:

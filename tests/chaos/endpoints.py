@@ -1,7 +1,7 @@
 """A policy and a judge whose answers are functions of what they are asked, each a server of its own
 that may be killed: so the results of a disturbed run can be compared with those of a quiet one.
 
-    python -m tests.chaos.endpoints policy PORT
+    python -m tests.chaos.endpoints policy HOST PORT
 """
 
 from __future__ import annotations
@@ -74,6 +74,6 @@ async def _judge(request: Request) -> Response:
 ANSWERS = {"policy": _complete, "judge": _judge}
 
 if __name__ == "__main__":
-    kind, port = sys.argv[1:]
+    kind, host, port = sys.argv[1:]
     routes = [Route("/v1/chat/completions", ANSWERS[kind], methods=["POST"])]
-    uvicorn.run(Starlette(routes=routes), port=int(port), log_level="warning")
+    uvicorn.run(Starlette(routes=routes), host=host, port=int(port), log_level="warning")

@@ -180,7 +180,7 @@ async def test_what_was_left_behind_is_reaped(bubblewrap: BubblewrapProvider, ta
     os.utime(old, (0, 0))
     fresh = bubblewrap.state.path / "being-made"
     fresh.mkdir()
-    assert await bubblewrap.reap() == ["half-made"]
+    assert list(await bubblewrap.reap()) == ["half-made"]
     assert fresh.exists()
 
 
@@ -307,7 +307,7 @@ async def test_a_killed_parent_leaves_nothing_behind(tmp_path: Path) -> None:
     provider = BubblewrapProvider(BubblewrapSettings(state_dir=tmp_path))
     with pytest.raises(SandboxLost):
         await provider.attach(sandbox_id)
-    assert await provider.reap() == [sandbox_id]
+    assert list(await provider.reap()) == [sandbox_id]
     assert os.listdir(tmp_path) == []
 
 
@@ -316,7 +316,7 @@ async def test_outliving_a_killed_parent(tmp_path: Path) -> None:
         process.kill()
         assert await process.gone(5)
     provider = BubblewrapProvider(BubblewrapSettings(state_dir=tmp_path))
-    assert await provider.reap() == []
+    assert list(await provider.reap()) == []
     sandbox = await provider.attach(sandbox_id)
     redelivered = asyncio.ensure_future(
         sandbox.execute("echo never run", action_id="a", timeout=60)
@@ -324,7 +324,7 @@ async def test_outliving_a_killed_parent(tmp_path: Path) -> None:
     await sandbox.write("go", "")
     assert (await redelivered).output == "ended\n"
     assert await sandbox.read("log") == "begun\n"
-    assert await provider.reap(of_run("r")) == [sandbox_id]
+    assert list(await provider.reap(of_run("r"))) == [sandbox_id]
     assert os.listdir(tmp_path) == []
 
 

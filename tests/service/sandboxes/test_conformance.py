@@ -318,8 +318,8 @@ async def test_reaping(provider: Provider, task: Task) -> None:
         provider.start(task, labels={"run": "dead"}) as dead,
         provider.start(task, labels={"run": "live"}) as live,
     ):
-        assert await provider.reap() == []
-        assert await provider.reap(of_run("dead")) == [dead.id]
+        assert list(await provider.reap()) == []
+        assert list(await provider.reap(of_run("dead"))) == [dead.id]
         with pytest.raises(SandboxLost):
             await dead.execute("true", action_id="a", timeout=5)
         assert await run(live, "echo on") == "on\n"
@@ -330,4 +330,4 @@ async def test_reaping_when_its_lifetime_is_over(provider: Provider, task: Task)
     async with provider.start(task) as sandbox:
         while not (removed := await provider.reap()):
             await asyncio.sleep(0.1)
-        assert removed == [sandbox.id]
+        assert list(removed) == [sandbox.id]

@@ -256,7 +256,7 @@ async def test_a_server_that_died_is_a_lost_sandbox(
         await box.read("module/a.py")
     with pytest.raises(SandboxLost):
         await bubblewrap.attach(box.id)
-    assert await bubblewrap.reap() == [box.id]
+    assert list(await bubblewrap.reap()) == [box.id]
 
 
 async def test_a_server_that_is_frozen_is_a_lost_sandbox(
