@@ -26,6 +26,7 @@ from pydantic_settings import (
 )
 
 from service.sandboxes.bubblewrap import BubblewrapSettings
+from service.sandboxes.container import ContainerSettings
 from service.sandboxes.swerex import SwerexSettings
 
 
@@ -229,7 +230,8 @@ CriticSettings = Annotated[
     Field(discriminator="type"),
 ]
 SandboxSettings = Annotated[
-    BubblewrapSettings | SwerexSettings | FakeSandboxSettings, Field(discriminator="type")
+    BubblewrapSettings | SwerexSettings | ContainerSettings | FakeSandboxSettings,
+    Field(discriminator="type"),
 ]
 
 

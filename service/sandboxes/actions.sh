@@ -3,6 +3,7 @@
 # what the action is. Whoever makes the action's folder runs it; all others, and all later ones,
 # read what it left there:
 #
+#   supervisor  pid of who runs it; where that one is gone without a word, somebody killed it
 #   pid      of the command, which leads a session of its own
 #   stopped  why it was stopped before its end (timeout, cancelled), if it was
 #   head, tail, total    the two ends of its output, and how many bytes there were
@@ -14,7 +15,12 @@
 #
 # The command runs beside the caller, never under it: a server that handles one request at a time
 # stays free, and a caller that goes away takes nothing with it.
+#
+# In a container that is ours alone, its environment says so by two variables, which no command sees:
+# PILOTFISH_HELPER marks all that is not a command's, and of PILOTFISH_PROCESSES a command may have so
+# many, fewer than the container, so that there is room for who stops it.
 set -u
+strays=32
 
 # Kill all whose environment carries the mark, wherever they went. Stopped first, so that what
 # forks quickly cannot outrun it.
@@ -28,12 +34,27 @@ sweep() {
     done
 }
 
+# Those that threw their environment away carry no mark. A service that does so may stay; a crowd is
+# what is left of a fork bomb, and no other command can start a process beside it.
+sweep_strays() {
+    tries=0
+    while [ "$tries" -lt 20 ]; do
+        found=$(grep -LsF PILOTFISH_ /proc/[0-9]*/environ | tr -dc '0-9\n' | grep -vx "$$")
+        [ "$(echo "$found" | wc -l)" -gt "$strays" ] || return 0
+        kill -STOP $found 2>/dev/null
+        kill -KILL $found 2>/dev/null
+        sleep 0.05
+        tries=$((tries + 1))
+    done
+}
+
 stop() {
     folder=$1 mark=$2 reason=$3
     [ -e "$folder/done" ] && return
     mkdir "$folder/stopping" 2>/dev/null && echo "$reason" >"$folder/stopped"
     pid=$(cat "$folder/pid" 2>/dev/null) && kill -KILL "-$pid" 2>/dev/null
     sweep "PILOTFISH_ACTION=$mark"
+    [ -z "${PILOTFISH_HELPER:-}" ] || sweep_strays
     : >"$folder/swept"
 }
 
@@ -50,6 +71,12 @@ supervise() {
     (
         cd "$cwd" || exit 126
         export PILOTFISH_ACTION="$mark" PILOTFISH_SANDBOX="${mark%%:*}"
+        if [ -n "${PILOTFISH_PROCESSES:-}" ]; then
+            # The one or the other, as the shell has it. Nicer than who must be able to stop it.
+            ulimit -u "$PILOTFISH_PROCESSES" 2>/dev/null || ulimit -p "$PILOTFISH_PROCESSES"
+            unset PILOTFISH_PROCESSES PILOTFISH_HELPER
+            exec nice -n 19 setsid sh -c "$command"
+        fi
         exec setsid sh -c "$command"
     ) >raw 2>&1 </dev/null &
     child=$!
@@ -83,6 +110,37 @@ supervise() {
     echo "$code" >done.new && mv done.new done
 }
 
+# Whether whoever runs it has ended without having said so: the command killed it, most likely.
+orphaned() {
+    read -r pid 2>/dev/null <"$1/supervisor" || return 1
+    [ ! -d "/proc/$pid" ] && [ ! -e "$1/done" ]
+}
+
+# Say in its place what there is to say, as of a command that was killed.
+conclude() {
+    folder=$1 mark=$2
+    mkdir "$folder/concluding" 2>/dev/null || return
+    pid=$(cat "$folder/pid" 2>/dev/null) && kill -KILL "-$pid" 2>/dev/null
+    sweep "PILOTFISH_ACTION=$mark"
+    : >>"$folder/head" && : >>"$folder/tail"
+    cat "$folder/head" "$folder/tail" | wc -c >"$folder/total"
+    echo 137 >"$folder/done.new" && mv "$folder/done.new" "$folder/done"
+}
+
+# Wait so many hundredths of a second for its end, looking ever more seldom.
+await() {
+    folder=$1 mark=$2 left=$3 pause=1 looks=0
+    while [ ! -e "$folder/done" ]; do
+        if orphaned "$folder"; then
+            conclude "$folder" "$mark"
+        fi
+        [ "$left" -gt 0 ] || return
+        if [ "$pause" -lt 10 ]; then sleep "0.0$pause"; else sleep "0.$pause"; fi
+        left=$((left - pause)) looks=$((looks + 1))
+        [ "$looks" -lt 15 ] || [ "$pause" -ge 25 ] || pause=$((pause + 1))
+    done
+}
+
 show() {
     folder=$1 boundary=$2
     if [ ! -e "$folder/done" ]; then
@@ -106,11 +164,9 @@ run)
     if mkdir "$folder" 2>/dev/null; then
         setsid sh "$script" supervise "$folder" "$mark" "$timeout" "$((limit / 2))" "$cwd" "$command" \
             </dev/null >/dev/null 2>&1 &
+        echo "$!" >"$folder/supervisor.new" && mv "$folder/supervisor.new" "$folder/supervisor"
     fi
-    while [ ! -e "$folder/done" ] && [ "$wait" -gt 0 ]; do
-        sleep 0.01
-        wait=$((wait - 1))
-    done
+    await "$folder" "$mark" "$wait"
     show "$folder" "$boundary"
     ;;
 supervise) supervise "$@" ;;
