@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,14 +179,13 @@ class ScriptedActions:
         await self._script("sweep", mark)
 
     async def _deliver(self, action: Action, wait: int) -> Observation | None:
-        boundary = f"\n--{uuid.uuid4().hex}--\n"
-        details = [str(wait), boundary, str(action.timeout), str(self.output), action.cwd]
+        details = [str(wait), str(action.timeout), str(self.output), action.cwd]
         stdout = await self._script("run", *self._names(action.id), *details, action.command)
         status, _, output = stdout.partition("\n")
         if status == "running":
             return None
         try:
-            _, code, reason, total, head_size, tail_size = status.split()
+            _, code, reason, total, head_size, tail_size, boundary = status.split()
             head, tail = output.split(boundary)
             omitted = int(total) - int(head_size) - int(tail_size)
         except ValueError:

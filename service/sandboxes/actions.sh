@@ -9,7 +9,7 @@
 #   head, tail, total    the two ends of its output, and how many bytes there were
 #   done     exit code; there when all of the above is whole
 #
-#   actions.sh run  FOLDER MARK WAIT BOUNDARY TIMEOUT LIMIT CWD COMMAND
+#   actions.sh run  FOLDER MARK WAIT TIMEOUT LIMIT CWD COMMAND
 #   actions.sh stop FOLDER MARK
 #   actions.sh sweep MARK
 #
@@ -20,7 +20,6 @@
 # PILOTFISH_HELPER marks all that is not a command's, and of PILOTFISH_PROCESSES a command may have so
 # many, fewer than the container, so that there is room for who stops it.
 set -u
-strays=32
 
 # Kill all whose environment carries the mark, wherever they went. Stopped first, so that what
 # forks quickly cannot outrun it.
@@ -34,15 +33,22 @@ sweep() {
     done
 }
 
-# Those that threw their environment away carry no mark. A service that does so may stay; a crowd is
-# what is left of a fork bomb, and no other command can start a process beside it.
-sweep_strays() {
-    tries=0
-    while [ "$tries" -lt 20 ]; do
-        found=$(grep -LsF PILOTFISH_ /proc/[0-9]*/environ | tr -dc '0-9\n' | grep -vx "$$")
-        [ "$(echo "$found" | wc -l)" -gt "$strays" ] || return 0
-        kill -STOP $found 2>/dev/null
-        kill -KILL $found 2>/dev/null
+# Where more than half of the processes that commands may have are there: kill what ended commands left
+# behind, and what threw its environment away and with it the mark. A few services may stay; a crowd is
+# a fork bomb's, and no other command can start a process beside it.
+relieve() {
+    actions=$1 tries=0
+    while [ "$tries" -lt 10 ]; do
+        found=$(grep -LsF PILOTFISH_HELPER /proc/[0-9]*/environ | tr -dc '0-9\n')
+        [ "$(echo "$found" | wc -l)" -gt "$((PILOTFISH_PROCESSES / 2))" ] || return 0
+        left=
+        for pid in $found; do
+            name=$(tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" |
+                sed -n 's/^PILOTFISH_ACTION=[^:]*://p')
+            if [ -z "$name" ] || [ -e "$actions/$name/done" ]; then left="$left $pid"; fi
+        done
+        kill -STOP $left 2>/dev/null
+        kill -KILL $left 2>/dev/null
         sleep 0.05
         tries=$((tries + 1))
     done
@@ -54,7 +60,7 @@ stop() {
     mkdir "$folder/stopping" 2>/dev/null && echo "$reason" >"$folder/stopped"
     pid=$(cat "$folder/pid" 2>/dev/null) && kill -KILL "-$pid" 2>/dev/null
     sweep "PILOTFISH_ACTION=$mark"
-    [ -z "${PILOTFISH_HELPER:-}" ] || sweep_strays
+    [ -z "${PILOTFISH_HELPER:-}" ] || relieve "${folder%/*}"
     : >"$folder/swept"
 }
 
@@ -63,6 +69,7 @@ supervise() {
     cd "$folder" || exit 1
     # command > raw > relay > cut > head and tail
     #                      > count > total
+    [ -z "${PILOTFISH_HELPER:-}" ] || relieve "${folder%/*}"
     mkfifo raw cut count
     wc -c <count >total &
     { head -c "$half" >head; tail -c "$half" >tail; : >kept; } <cut &
@@ -142,7 +149,7 @@ await() {
 }
 
 show() {
-    folder=$1 boundary=$2
+    folder=$1
     if [ ! -e "$folder/done" ]; then
         echo "running"
         return
@@ -150,7 +157,9 @@ show() {
     reason=$(cat "$folder/stopped" 2>/dev/null)
     sizes=$(wc -c <"$folder/head")
     sizes="$sizes $(wc -c <"$folder/tail")"
-    echo "done $(cat "$folder/done") ${reason:-ended} $(cat "$folder/total") $sizes"
+    # Made now that the command has ended: it cannot have printed it, whatever it looked at.
+    boundary=$(od -An -N 16 -tx1 /dev/urandom | tr -d ' \n')
+    echo "done $(cat "$folder/done") ${reason:-ended} $(cat "$folder/total") $sizes $boundary"
     cat "$folder/head"
     printf %s "$boundary"
     cat "$folder/tail"
@@ -160,14 +169,14 @@ script=$0 verb=$1
 shift
 case $verb in
 run)
-    folder=$1 mark=$2 wait=$3 boundary=$4 timeout=$5 limit=$6 cwd=$7 command=$8
+    folder=$1 mark=$2 wait=$3 timeout=$4 limit=$5 cwd=$6 command=$7
     if mkdir "$folder" 2>/dev/null; then
         setsid sh "$script" supervise "$folder" "$mark" "$timeout" "$((limit / 2))" "$cwd" "$command" \
             </dev/null >/dev/null 2>&1 &
         echo "$!" >"$folder/supervisor.new" && mv "$folder/supervisor.new" "$folder/supervisor"
     fi
     await "$folder" "$mark" "$wait"
-    show "$folder" "$boundary"
+    show "$folder"
     ;;
 supervise) supervise "$@" ;;
 expire)

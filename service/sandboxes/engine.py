@@ -208,7 +208,9 @@ class Engine:
         path = await self._path(f"/containers/{name}/exec")
         timeout = httpx.Timeout(10.0, read=patience)
         made = await self._client.post(path, json=body, timeout=timeout)
-        self._check(made, (), lost=name)
+        if made.status_code != 201 and not await self._runs(name):
+            raise SandboxLost(f"container {name} does not run")
+        self._check(made, ())
         path = await self._path(f"/exec/{_object(made.text)['Id']}/start")
         async with self._client.stream(
             "POST",
@@ -288,7 +290,7 @@ class Engine:
         self._check(response, accept, lost=lost)
         return response
 
-    def _check(self, response: httpx.Response, accept: Collection[int], *, lost: str) -> None:
+    def _check(self, response: httpx.Response, accept: Collection[int], *, lost: str = "") -> None:
         status = response.status_code
         if status < 300 or status in accept:
             return

@@ -1,5 +1,5 @@
-"""What an agent does to its container, by mistake or on purpose. Each for real, in bounded time, and
-the sandbox (if it should live) is as good as before."""
+"""What an agent does to its container, by mistake or on purpose. Each for real, in bounded time,
+and the sandbox (if it should live) is as good as before."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def test_nothing_else_can_be_written(jar: SwerexSandbox) -> None:
     found = await do(
         jar, "find / -xdev \\( -type d -o -type f \\) -writable 2>/dev/null | grep -v ^/proc"
     )
-    assert found.output == ""
+    assert set(found.output.split()) == {"/tmp", "/var/tmp", "/workspace"}
     found = await do(jar, "ls -d /proc/sys/kernel/core_pattern /sys/fs/cgroup; echo x > /sys/x")
     assert found.exit_code != 0
 
