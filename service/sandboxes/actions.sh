@@ -82,7 +82,7 @@ supervise() {
             # The one or the other, as the shell has it. Nicer than who must be able to stop it.
             ulimit -u "$PILOTFISH_PROCESSES" 2>/dev/null || ulimit -p "$PILOTFISH_PROCESSES"
             unset PILOTFISH_PROCESSES PILOTFISH_HELPER
-            exec nice -n 19 setsid sh -c "$command"
+            command -v nice >/dev/null && exec nice -n 19 setsid sh -c "$command"
         fi
         exec setsid sh -c "$command"
     ) >raw 2>&1 </dev/null &

@@ -457,7 +457,7 @@ class ContainerProvider:
 
     async def _check_inside(self, name: str, user: str, workdir: str) -> None:
         """What would otherwise be found out by the first command, as a riddle."""
-        needed = "for tool in setsid mkfifo tee head tail wc grep sed tr od nice sleep date; do"
+        needed = "for tool in setsid mkfifo tee head tail wc grep sed tr od sleep date; do"
         script = (
             f'{needed} command -v $tool >/dev/null || echo "no $tool in it"; done; test -w "$1"'
         )
