@@ -21,11 +21,26 @@
 # many, fewer than the container, so that there is room for who stops it.
 set -u
 
+# Processes whose environment has ($1 is l) or has not (L) a text in it. Busybox' grep does not look
+# beyond the first of the variables.
+carrying() {
+    if printf 'a\0b' | grep -qF b; then
+        grep "-${1}sF" "$2" /proc/[0-9]*/environ | tr -dc '0-9\n'
+        return
+    fi
+    for file in /proc/[0-9]*/environ; do
+        [ -r "$file" ] || continue
+        has=L
+        if tr '\0' '\n' 2>/dev/null <"$file" | grep -qF "$2"; then has=l; fi
+        [ "$has" != "$1" ] || echo "$file" | tr -dc '0-9\n'
+    done
+}
+
 # Kill all whose environment carries the mark, wherever they went. Stopped first, so that what
 # forks quickly cannot outrun it.
 sweep() {
     for _ in 1 2 3; do
-        found=$(grep -lsF "$1" /proc/[0-9]*/environ | tr -dc '0-9\n' | grep -vx "$$")
+        found=$(carrying l "$1" | grep -vx "$$")
         [ -n "$found" ] || return 0
         kill -STOP $found 2>/dev/null
         kill -KILL $found 2>/dev/null
@@ -39,7 +54,7 @@ sweep() {
 relieve() {
     actions=$1 tries=0
     while [ "$tries" -lt 10 ]; do
-        found=$(grep -LsF PILOTFISH_HELPER /proc/[0-9]*/environ | tr -dc '0-9\n')
+        found=$(carrying L PILOTFISH_HELPER)
         [ "$(echo "$found" | wc -l)" -gt "$((PILOTFISH_PROCESSES / 2))" ] || return 0
         left=
         for pid in $found; do

@@ -70,7 +70,11 @@ FIRST_PROCESS = (
 )
 INSTALL = f"""
 umask 022
-mkdir -p {FOLDER}/actions && chmod 1733 {FOLDER}/actions && mkdir -p "$1" && head -c "$2" >"$3"
+mkdir -p {FOLDER}/actions && chmod 1733 {FOLDER}/actions && head -c "$1" >"$2" || exit 1
+mkdir -p "$3" || exit 1
+# Older versions of runc give a file system in memory the mode of the folder that it hides.
+shift 3
+[ $# = 0 ] || chmod 1777 "$@"
 """
 WRITE = r"""
 file=$1
@@ -263,7 +267,10 @@ class ContainerProvider:
         image = self.image(task.image)
         await self._ensure(image)
         name = f"pilotfish-{uuid.uuid4().hex}"
-        user = self.settings.user or "{0}:{0}".format(random.choice(USERS))
+        user = self.settings.user or str(random.choice(USERS))
+        if user == "root" or user.isdecimal():
+            # With its group, which an engine would look up in the image.
+            user = "0:0" if user == "root" else f"{user}:{user}"
         key = secrets.token_bytes(16)
         body = self._body(task, image, user, key, labels or {})
         making = asyncio.ensure_future(self._make(name, body, user, task.workdir))
@@ -438,11 +445,18 @@ class ContainerProvider:
                         f"no image {image!r} at {self.engine.url}: pull or build it there, or let"
                         " it be pulled (`pull: missing`)"
                     )
+                if self.settings.disk_in == "memory" and await self.engine.has_files(name, workdir):
+                    raise SandboxError(
+                        f"the image has files in the working folder {workdir}, which one in memory"
+                        " would hide: set `disk_in: quota`, with `disk: null` where the engine has"
+                        " no quota"
+                    )
                 await self.engine.start(name)
                 script = [str(len(self._script)), f"{FOLDER}/actions.sh"]
+                writable = [place for place in body["HostConfig"]["Tmpfs"] if place != FOLDER]
                 done = await self.engine.execute(
                     name,
-                    ["sh", "-c", INSTALL, "sh", workdir, *script],
+                    ["sh", "-c", INSTALL, "sh", *script, workdir, *writable],
                     user="0:0",
                     stdin=self._script,
                 )

@@ -8,9 +8,12 @@ again while ``away`` seconds last.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import ssl
+import tarfile
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +32,8 @@ NEWEST_API = (1, 44)
 END = b"\n=exit "
 """Comes last in what a command prints, with its exit code: an engine that goes away ends the stream
 just as the end of the command does."""
+INTERRUPTIONS = 5
+"""How often one command may be killed, or refused, before that is its result."""
 WRAPPED = '"$@"; printf "\\n=exit %d" "$?"'
 
 
@@ -153,6 +158,29 @@ class Engine:
         reply = await self._call("GET", f"/containers/{name}/json", accept=[404])
         return _object(reply.text) if reply.status_code == 200 else None
 
+    async def has_files(self, name: str, folder: str) -> bool:
+        """Whether anything lies in the folder, file systems in memory left aside."""
+        path = await self._path(f"/containers/{name}/archive")
+        beginning = b""
+        try:
+            async with self._client.stream(
+                "GET", path, params={"path": folder}, timeout=30.0
+            ) as reply:
+                if reply.status_code == 404:
+                    return False
+                async for part in reply.aiter_raw():
+                    beginning += part
+                    if len(beginning) > 2**14:
+                        break
+        except httpx.TransportError as error:
+            raise SandboxLost(f"{self.url} does not answer: {_name(error)}") from error
+        found = 0
+        with contextlib.suppress(tarfile.ReadError):
+            archive = tarfile.open(fileobj=io.BytesIO(beginning), mode="r|")  # noqa: SIM115
+            while found < 2 and archive.next() is not None:
+                found += 1
+        return found > 1
+
     async def containers(self, label: str) -> list[dict[str, Any]]:
         """All that carry the label (``NAME=VALUE``), whatever they do."""
         filters = json.dumps({"label": [label]})
@@ -239,10 +267,16 @@ class Engine:
     # ---- the connection
 
     def _attempts(self) -> AsyncIterator[stamina.Attempt]:
+        interruptions = 0
+
         def again(error: Exception) -> bool:
+            nonlocal interruptions
+            if isinstance(error, _Interrupted):
+                interruptions += 1
+                return interruptions < INTERRUPTIONS
             # One that was there and is silent has had its time.
             silent = isinstance(error, httpx.ReadTimeout)
-            return isinstance(error, httpx.TransportError | _Interrupted) and not silent
+            return isinstance(error, httpx.TransportError) and not silent
 
         return stamina.retry_context(
             on=again,

@@ -126,6 +126,12 @@ async def test_the_images_own_working_folder(engine: Podman, owner: str, task: T
     with pytest.raises(SandboxError, match="cannot write to its working folder /etc: set `user`"):
         async with ContainerProvider(settings).start(etc):
             pass
+    settings.disk_in = "memory"
+    with pytest.raises(SandboxError, match="has files in the working folder /etc, which"):
+        async with ContainerProvider(settings).start(etc):
+            pass
+    async with ContainerProvider(settings).start(task.model_copy(update={"workdir": "/root"})):
+        pass
     assert ours(engine, owner) == []
 
 
