@@ -296,17 +296,21 @@ class ContainerProvider:
     async def reap(self, gone: Gone | None = None) -> list[str]:
         """Remove containers that ended, whose lifetime is over, or of whose labels ``gone`` is
         true; their ids. An engine that cannot be reached is left for the next time."""
-        removed = []
+        removed: list[str] = []
         try:
-            for found in await self.engine.containers(f"{OURS}={self.settings.owner}"):
-                labels: dict[str, str] = found["Labels"]
-                name = found["Names"][0].lstrip("/")
-                ended = found["State"] in ("exited", "dead", "stopped")
-                if ended or await _is_over(labels, gone):
-                    await self.engine.remove(name)
-                    removed.append(name)
+            there = await self.engine.containers(f"{OURS}={self.settings.owner}")
         except SandboxError as error:
             log.warning("containers_not_reaped", engine=self.engine.url, error=str(error))
+            return removed
+        for found in there:
+            name = found["Names"][0].lstrip("/")
+            ended = found["State"] in ("exited", "dead", "stopped")
+            if ended or await _is_over(found["Labels"], gone):
+                try:
+                    await self.engine.remove(name)
+                    removed.append(name)
+                except SandboxError as error:
+                    log.warning("container_not_removed", sandbox=name, error=str(error))
         return removed
 
     # ---- images
@@ -324,8 +328,13 @@ class ContainerProvider:
         pull = self._pulling.get(image)
         if pull is None:
             pull = self._pulling[image] = asyncio.ensure_future(self._pull(image))
-            pull.add_done_callback(lambda _: self._pulling.pop(image, None))
+            pull.add_done_callback(lambda done: self._pulled(image, done))
         await asyncio.shield(pull)
+
+    def _pulled(self, image: str, done: asyncio.Future[None]) -> None:
+        del self._pulling[image]
+        if not done.cancelled() and (error := done.exception()):
+            log.warning("image_not_pulled", image=image, error=str(error))
 
     async def _pull(self, image: str) -> None:
         if self.settings.pull == "missing" and await self.engine.has_image(image):
@@ -494,7 +503,7 @@ class ContainerProvider:
 
     async def _end(self, sandbox: SwerexSandbox, making: asyncio.Future[None]) -> None:
         async def end() -> None:
-            await asyncio.wait([making])
+            await asyncio.gather(making, return_exceptions=True)
             try:
                 await sandbox.close()
             except SandboxError as error:

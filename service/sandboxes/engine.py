@@ -8,6 +8,7 @@ again while ``away`` seconds last.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
@@ -32,6 +33,8 @@ NEWEST_API = (1, 44)
 END = b"\n=exit "
 """Comes last in what a command prints, with its exit code: an engine that goes away ends the stream
 just as the end of the command does."""
+MAX_OUTPUT = 64 * 2**20
+"""Bytes of all that one command may print."""
 INTERRUPTIONS = 5
 """How often one command may be killed, or refused, before that is its result."""
 WRAPPED = '"$@"; printf "\\n=exit %d" "$?"'
@@ -345,10 +348,16 @@ async def _talk(stream: _Stream, stdin: bytes, patience: float) -> tuple[bytes, 
     """Send ``stdin`` and read to the end what comes in Docker's frames: stdout and stderr."""
     received = bytearray()
     try:
-        if stdin:
-            await stream.write(stdin, timeout=patience)
-        while part := await stream.read(2**16, timeout=patience):
-            received += part
+        # An image's programs may be the agent's: no endless output and no trickle is waited for.
+        async with asyncio.timeout(2 * patience):
+            if stdin:
+                await stream.write(stdin, timeout=patience)
+            while part := await stream.read(2**16, timeout=patience):
+                received += part
+                if len(received) > MAX_OUTPUT:
+                    raise SandboxError(f"a command printed more than {MAX_OUTPUT:,} bytes")
+    except TimeoutError as error:
+        raise httpx.ReadTimeout(f"no end after {2 * patience:g} s") from error
     except httpcore.TimeoutException as error:
         raise httpx.ReadTimeout(f"silent for {patience:g} s") from error
     except httpcore.NetworkError as error:
