@@ -28,7 +28,7 @@ test-slow: .venv/done ## Those that draw all of the demo's tasks, or do their wo
 	$(PYTEST) -q -m "slow and not vllm and not containers"
 
 test-containers: .venv/done ## Those of containers, on a Podman that they install and start (as root)
-	$(PYTEST) -q -m containers
+	$(PYTEST) -q -n 2 --dist loadfile -m containers
 
 test-vllm: setup ## End-to-end tests on real vLLM, started once
 	$(PYTEST) -q -m vllm

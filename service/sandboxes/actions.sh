@@ -52,16 +52,20 @@ sweep() {
 # behind, and what threw its environment away and with it the mark. A few services may stay; a crowd is
 # a fork bomb's, and no other command can start a process beside it.
 relieve() {
-    actions=$1 tries=0
-    while [ "$tries" -lt 10 ]; do
+    actions=$1 ended=${2:-} tries=0
+    while [ "$tries" -lt 20 ]; do
         found=$(carrying L PILOTFISH_HELPER)
-        [ "$(echo "$found" | wc -l)" -gt "$((PILOTFISH_PROCESSES / 2))" ] || return 0
+        if [ "$tries" = 0 ]; then
+            [ "$(echo "$found" | wc -l)" -gt "$((PILOTFISH_PROCESSES / 2))" ] || return 0
+        fi
         left=
         for pid in $found; do
             name=$(tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" |
                 sed -n 's/^PILOTFISH_ACTION=[^:]*://p')
-            if [ -z "$name" ] || [ -e "$actions/$name/done" ]; then left="$left $pid"; fi
+            if [ -z "$name" ] || [ "$name" = "$ended" ] || [ -e "$actions/$name/done" ]; then left="$left $pid"; fi
         done
+        # To the last one: of a bomb, any will do to begin again.
+        [ -n "$left" ] || return 0
         kill -STOP $left 2>/dev/null
         kill -KILL $left 2>/dev/null
         sleep 0.05
@@ -107,6 +111,7 @@ supervise() {
     timer=$!
     wait "$child"
     code=$?
+    [ -z "${PILOTFISH_HELPER:-}" ] || relieve "${folder%/*}" "${folder##*/}"
     # What it left in the background may hold the output open. That is no reason to wait, nor to
     # let the background block or die: from here on its output is read and dropped.
     tries=0

@@ -45,8 +45,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pilotfish import Task
 from search.contracts import Gone
 from search.errors import SandboxError, SandboxLost
-from service.sandboxes.actions import SCRIPT, ScriptedActions
-from service.sandboxes.engine import Engine, check_host
+from service.sandboxes.actions import SCRIPT, ScriptedActions, unusable
+from service.sandboxes.engine import Engine, Shell, check_host
 from service.sandboxes.server import Reply
 from service.sandboxes.swerex import SwerexSandbox
 
@@ -81,6 +81,7 @@ file=$1
 if [ -e "$file" ] && [ ! -f "$file" ]; then echo "$file: not a regular file" >&2; exit 1; fi
 mkdir -p "${file%/*}/" && head -c "$2" >"$file"
 """
+WRITE_SHORT = WRITE.replace('head -c "$2"', 'printf %s "$2" | cat')
 READ = r"""
 file=$1
 if [ -e "$file" ] && [ ! -f "$file" ]; then echo "$file: not a regular file" >&2; exit 1; fi
@@ -178,6 +179,12 @@ class ContainerServer:
         self.engine = engine
         self.name = name
         self.user = user
+        self._shells: list[Shell] = []
+
+    async def close(self) -> None:
+        """Let its shells go."""
+        while self._shells:
+            await self._shells.pop().close()
 
     async def is_alive(self, patience: float = 10.0) -> None:
         found = await self.engine.inspect(self.name)
@@ -191,8 +198,12 @@ class ContainerServer:
             case "execute":
                 return await self._command(body["command"], patience=patience)
             case "write_file":
-                text = body["content"].encode(errors="surrogatepass")
-                path = body["path"]
+                path, content = body["path"], body["content"]
+                text = content.encode(errors="surrogatepass")
+                if not unusable(content):
+                    return await self._command(
+                        ["sh", "-c", WRITE_SHORT, "sh", path, content], patience=patience
+                    )
                 return await self._command(
                     ["sh", "-c", WRITE, "sh", path, str(len(text))], stdin=text, patience=patience
                 )
@@ -211,9 +222,15 @@ class ContainerServer:
     async def _command(
         self, command: list[str], *, patience: float, stdin: bytes | None = None
     ) -> Reply:
-        done = await self.engine.execute(
-            self.name, command, user=self.user, stdin=stdin, patience=patience
-        )
+        user = self.user
+        if stdin is None:
+            done = await self.engine.ask(
+                self.name, self._shells, command, user=user, patience=patience
+            )
+        else:
+            done = await self.engine.execute(
+                self.name, command, user=user, stdin=stdin, patience=patience
+            )
         stdout, stderr = (
             part.decode(errors="backslashreplace") for part in (done.stdout, done.stderr)
         )
@@ -499,7 +516,12 @@ class ContainerProvider:
             server, f"{FOLDER}/actions", output=self.settings.output, wait=POLL, key=key
         )
         actions.script = f"{FOLDER}/actions.sh"
-        return SwerexSandbox(name, server, actions, workdir, lambda: self.engine.remove(name))
+
+        async def remove() -> None:
+            await server.close()
+            await self.engine.remove(name)
+
+        return SwerexSandbox(name, server, actions, workdir, remove, server.close)
 
     async def _end(self, sandbox: SwerexSandbox, making: asyncio.Future[None]) -> None:
         async def end() -> None:

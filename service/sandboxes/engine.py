@@ -13,9 +13,11 @@ import contextlib
 import io
 import json
 import os
+import secrets
+import shlex
 import ssl
 import tarfile
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
@@ -33,9 +35,19 @@ NEWEST_API = (1, 44)
 END = b"\n=exit "
 """Comes last in what a command prints, with its exit code: an engine that goes away ends the stream
 just as the end of the command does."""
+SHELL = """
+while read -r mark size; do
+    eval "$(head -c "$size")" </dev/null
+    code=$?
+    printf '\\n=exit %s ' "$mark" >&2
+    printf '\\n=exit %s %d\\n' "$mark" "$code"
+done
+"""
+IDLE_SHELLS = 4
+"""How many are kept for the next command, of each sandbox."""
 MAX_OUTPUT = 64 * 2**20
 """Bytes of all that one command may print."""
-INTERRUPTIONS = 5
+INTERRUPTIONS = 10
 """How often one command may be killed, or refused, before that is its result."""
 WRAPPED = '"$@"; printf "\\n=exit %d" "$?"'
 
@@ -207,7 +219,7 @@ class Engine:
         command: Sequence[str],
         *,
         user: str = "",
-        stdin: bytes | None = None,
+        stdin: bytes = b"",
         patience: float = 20.0,
     ) -> Executed:
         """Run a command to its end; where the engine goes away meanwhile, once more. It is given
@@ -215,53 +227,96 @@ class Engine:
 
         Raises: ``SandboxLost`` (the container does not run, or no answer within ``patience``
         seconds of silence), ``SandboxError``."""
-        body = {
-            "AttachStdin": stdin is not None,
-            "AttachStdout": True,
-            "AttachStderr": True,
-            "Tty": False,
-            "User": user,
-            "Cmd": ["sh", "-c", WRAPPED, "sh", *command],
-        }
+
+        async def once() -> Executed:
+            wrapped = ["sh", "-c", WRAPPED, "sh", *command]
+            opened = await self._open(name, wrapped, user, patience)
+            try:
+                stdout, stderr = await _talk(_stream(opened), stdin, patience)
+            finally:
+                await opened.aclose()
+            output, end, code = stdout.rpartition(END)
+            if not end or not code.isdigit() or int(code) > 128:
+                raise await self._cut_off(name, stderr or stdout)
+            return Executed(int(code), output, stderr)
+
+        return await self._insist(name, once)
+
+    async def ask(
+        self, name: str, shells: list[Shell], command: Sequence[str], *, user: str, patience: float
+    ) -> Executed:
+        """As ``execute``, by one of ``shells``, or by a new one, which is then among them: that is
+        twenty times as fast as having the engine start the command."""
+
+        async def once() -> Executed:
+            shell = shells.pop() if shells else None
+            if shell is None:
+                shell = Shell(await self._open(name, ["sh", "-c", SHELL], user, patience))
+            try:
+                done = await shell.execute(command, patience)
+                if done is None or done.exit_code > 128:
+                    raise await self._cut_off(name, b"it was killed, or its shell was")
+            except BaseException:
+                await shell.close()
+                raise
+            if len(shells) < IDLE_SHELLS:
+                shells.append(shell)
+            else:
+                await shell.close()
+            return done
+
+        return await self._insist(name, once)
+
+    async def _insist(self, name: str, once: Callable[[], Awaitable[Executed]]) -> Executed:
         try:
             async for attempt in self._attempts():
                 with attempt:
-                    return await self._execute(name, body, stdin or b"", patience)
+                    return await once()
         except httpx.TransportError as error:
             raise SandboxLost(f"{self.url} does not answer: {_name(error)}") from error
         except _Interrupted as error:
             raise SandboxError(f"a command in container {name} was interrupted: {error}") from error
         raise AssertionError("unreachable")
 
-    async def _execute(
-        self, name: str, body: Mapping[str, Any], stdin: bytes, patience: float
-    ) -> Executed:
+    async def _open(
+        self, name: str, command: Sequence[str], user: str, patience: float
+    ) -> httpx.Response:
+        """Start it; the answer has the connection to it. Whoever closes that ends its input."""
+        body = {
+            "AttachStdin": True,
+            "AttachStdout": True,
+            "AttachStderr": True,
+            "Tty": False,
+            "User": user,
+            "Cmd": command,
+        }
         path = await self._path(f"/containers/{name}/exec")
         timeout = httpx.Timeout(10.0, read=patience)
         made = await self._client.post(path, json=body, timeout=timeout)
         if made.status_code != 201 and not await self._runs(name):
             raise SandboxLost(f"container {name} does not run")
         self._check(made, ())
-        path = await self._path(f"/exec/{_object(made.text)['Id']}/start")
-        async with self._client.stream(
+        start = self._client.build_request(
             "POST",
-            path,
+            await self._path(f"/exec/{_object(made.text)['Id']}/start"),
             json={"Detach": False, "Tty": False},
             headers={"Connection": "Upgrade", "Upgrade": "tcp"},
             timeout=timeout,
-        ) as response:
-            if response.status_code != 101:
+        )
+        response = await self._client.send(start, stream=True)
+        if response.status_code != 101:
+            try:
                 await response.aread()
-                if not await self._runs(name):
-                    raise SandboxLost(f"container {name} does not run")
-                raise _Interrupted(_reason(response))
-            stdout, stderr = await _talk(response.extensions["network_stream"], stdin, patience)
-        output, end, code = stdout.rpartition(END)
-        if not end or not code.isdigit():
-            if not await self._runs(name):
-                raise SandboxLost(f"container {name} does not run")
-            raise _Interrupted((stderr or stdout)[-500:].decode(errors="replace").strip())
-        return Executed(int(code), output, stderr)
+            finally:
+                await response.aclose()
+            raise await self._cut_off(name, _reason(response).encode())
+        return response
+
+    async def _cut_off(self, name: str, said: bytes) -> Exception:
+        """Why a command had no end."""
+        if not await self._runs(name):
+            return SandboxLost(f"container {name} does not run")
+        return _Interrupted(said[-500:].decode(errors="replace").strip())
 
     async def _runs(self, name: str) -> bool:
         found = await self.inspect(name)
@@ -344,17 +399,73 @@ class _Stream(Protocol):
     async def write(self, buffer: bytes, timeout: float | None = None) -> None: ...
 
 
+class Shell:
+    """A shell in a container that takes one command after the other. It ends with its input, that
+    is when it is closed, or we are gone."""
+
+    def __init__(self, opened: httpx.Response) -> None:
+        self._opened = opened
+        self._stream = _stream(opened)
+
+    async def execute(self, command: Sequence[str], patience: float) -> Executed | None:
+        """``None`` where it ended before the command did."""
+        mark = secrets.token_hex(8)
+        end = b"\n=exit " + mark.encode() + b" "
+        text = shlex.join(command).encode()
+        frames = _Frames()
+
+        def whole() -> bool:
+            said = frames.outputs[1].rpartition(end)[2]
+            return said.endswith(b"\n") and end in frames.outputs[1] and end in frames.outputs[2]
+
+        request = f"{mark} {len(text)}\n".encode() + text
+        await _exchange(self._stream, request, frames, whole, patience)
+        if not whole():
+            return None
+        stdout, _, code = bytes(frames.outputs[1]).rpartition(end)
+        return Executed(int(code), stdout, bytes(frames.outputs[2]).rpartition(end)[0])
+
+    async def close(self) -> None:
+        await self._opened.aclose()
+
+
+class _Frames:
+    """What comes in Docker's frames, as far as it is whole: stdout is 1, stderr 2."""
+
+    def __init__(self) -> None:
+        self.outputs = {1: bytearray(), 2: bytearray()}
+        self.size = 0
+        self._rest = bytearray()
+
+    def add(self, part: bytes) -> None:
+        self.size += len(part)
+        rest = self._rest
+        rest += part
+        while len(rest) >= 8 and len(rest) >= (end := 8 + int.from_bytes(rest[4:8], "big")):
+            if rest[0] in self.outputs:
+                self.outputs[rest[0]] += rest[8:end]
+            del rest[:end]
+
+
 async def _talk(stream: _Stream, stdin: bytes, patience: float) -> tuple[bytes, bytes]:
-    """Send ``stdin`` and read to the end what comes in Docker's frames: stdout and stderr."""
-    received = bytearray()
+    """Send ``stdin`` and read all that comes: stdout and stderr."""
+    frames = _Frames()
+    await _exchange(stream, stdin, frames, lambda: False, patience)
+    return bytes(frames.outputs[1]), bytes(frames.outputs[2])
+
+
+async def _exchange(
+    stream: _Stream, sent: bytes, frames: _Frames, enough: Callable[[], bool], patience: float
+) -> None:
+    """Send, and read until that is enough or the end. Raises: as httpx does."""
     try:
         # An image's programs may be the agent's: no endless output and no trickle is waited for.
         async with asyncio.timeout(2 * patience):
-            if stdin:
-                await stream.write(stdin, timeout=patience)
-            while part := await stream.read(2**16, timeout=patience):
-                received += part
-                if len(received) > MAX_OUTPUT:
+            if sent:
+                await stream.write(sent, timeout=patience)
+            while not enough() and (part := await stream.read(2**16, timeout=patience)):
+                frames.add(part)
+                if frames.size > MAX_OUTPUT:
                     raise SandboxError(f"a command printed more than {MAX_OUTPUT:,} bytes")
     except TimeoutError as error:
         raise httpx.ReadTimeout(f"no end after {2 * patience:g} s") from error
@@ -362,13 +473,11 @@ async def _talk(stream: _Stream, stdin: bytes, patience: float) -> tuple[bytes, 
         raise httpx.ReadTimeout(f"silent for {patience:g} s") from error
     except httpcore.NetworkError as error:
         raise httpx.ReadError(_name(error)) from error
-    outputs = {1: bytearray(), 2: bytearray()}
-    at = 0
-    while at + 8 <= len(received):
-        size = int.from_bytes(received[at + 4 : at + 8], "big")
-        outputs.get(received[at], bytearray()).extend(received[at + 8 : at + 8 + size])
-        at += 8 + size
-    return bytes(outputs[1]), bytes(outputs[2])
+
+
+def _stream(opened: httpx.Response) -> _Stream:
+    stream: _Stream = opened.extensions["network_stream"]
+    return stream
 
 
 def image_and_tag(image: str) -> tuple[str, str]:

@@ -163,6 +163,30 @@ async def test_working_folders_that_cannot_be(
             pass
 
 
+@pytest.mark.parametrize("text", ["", "\n", "a\0b", "x" * 300_000, "\\n %s '\"\n\n", "täglich 魚"])
+async def test_texts_arrive_as_they_are(jar: SwerexSandbox, text: str) -> None:
+    await jar.write("a/b", text)
+    assert await jar.read("a/b") == text
+    assert int(await run(jar, "wc -c <a/b")) == len(text.encode())
+
+
+async def test_output_that_looks_like_the_end_of_a_command(jar: SwerexSandbox) -> None:
+    await jar.write("a", "x\n=exit 0 0\n=exit ")
+    assert await jar.read("a") == "x\n=exit 0 0\n=exit "
+    assert await run(jar, "cat a; cat a >&2") == 2 * "x\n=exit 0 0\n=exit "
+
+
+async def test_many_that_are_cancelled_leave_nothing_that_runs(jar: SwerexSandbox) -> None:
+    for index in range(12):
+        waiting = asyncio.ensure_future(jar.execute("sleep 99", action_id=f"{index}", timeout=60))
+        await run(jar, "until ps ax | grep -q '[s]leep 99'; do sleep 0.02; done")
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    few = '[ "$(ls -d /proc/[0-9]* | wc -l)" -lt 30 ]'
+    await run(jar, f"until {few}; do sleep 0.05; done")
+
+
 # ---- beginnings and ends
 
 
