@@ -138,7 +138,8 @@ class ContainerSettings(BaseModel):
     binds: list[str] = Field(default_factory=list)
     """Host folders to show, as Docker writes it: ``/data:/data:ro``."""
     runtime: str | None = None
-    """Another of the engine's runtimes: ``runsc`` (gVisor), ``kata``."""
+    """Another of the engine's runtimes: ``runsc`` (gVisor), ``kata``. Docker takes this; Podman's
+    default is set in its own ``containers.conf``."""
 
     memory: int = Field(default=2 * 2**30, ge=2**26)
     """Bytes that a sandbox may take, files in memory included. A task's own goes first."""
@@ -471,6 +472,7 @@ class ContainerProvider:
                         f"no image {image!r} at {self.engine.url}: pull or build it there, or let"
                         " it be pulled (`pull: missing`)"
                     )
+                await self._check_runtime(name)
                 if self.settings.disk_in == "memory" and await self.engine.has_files(name, workdir):
                     raise SandboxError(
                         f"the image has files in the working folder {workdir}, which one in memory"
@@ -494,6 +496,14 @@ class ContainerProvider:
             raise SandboxError(f"no container of {image} was up within {limit:g} s") from None
         except SandboxError as error:
             raise SandboxError(f"cannot start a container of {image}: {error}") from error
+
+    async def _check_runtime(self, name: str) -> None:
+        """Podman 4 takes the name of a runtime, and uses its default one."""
+        wanted = self.settings.runtime
+        if wanted and (found := await self.engine.inspect(name)):
+            used = found["HostConfig"].get("Runtime")
+            if used != wanted:
+                raise SandboxError(f"the engine uses runtime {used!r} and not {wanted!r}")
 
     async def _check_inside(self, name: str, user: str, workdir: str) -> None:
         """What would otherwise be found out by the first command, as a riddle."""

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -111,6 +112,25 @@ async def test_limits_reach_the_engine(engine: Podman, jar: SwerexSandbox) -> No
     assert limits["PidsLimit"] == 128
     assert limits["NetworkMode"] == "none"
     assert await run(jar, "ulimit -n; ulimit -c") == "4096\n0\n"
+
+
+@pytest.mark.parametrize(
+    ("others", "reason"),
+    [
+        ({"runtime": "runsc"}, "and not 'runsc'"),
+        ({"files": 1000}, "nr_inodes"),
+        ({"disk_in": "quota"}, "pquota"),
+    ],
+)
+async def test_what_this_engine_has_not_is_refused(
+    engine: Podman, owner: str, task: Task, others: dict[str, Any], reason: str
+) -> None:
+    settings = container_settings(engine, owner).model_copy(update=others)
+    async with ContainerProvider(settings) as provider:
+        with pytest.raises(SandboxError, match=reason):
+            async with provider.start(task):
+                pass
+    assert ours(engine, owner) == []
 
 
 async def test_the_images_own_working_folder(engine: Podman, owner: str, task: Task) -> None:
