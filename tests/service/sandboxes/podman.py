@@ -82,6 +82,7 @@ class Podman:
             process = subprocess.Popen(
                 ["podman", "system", "service", "--time=0", f"unix://{path}"],
                 env=self.environment,
+                cwd=self.folder,  # conmon leaves a file there when memory runs out
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
