@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest
 # One more than cores: many tests wait.
 WORKERS := $(shell expr $$(nproc) + 1)
 
-.PHONY: help setup demo test test-fast test-slow test-vllm lint experiment ablate retrain bench-step bench-critic bench-runs chaos lock clean
+.PHONY: help setup demo test test-fast test-slow test-containers test-vllm lint experiment ablate retrain bench-step bench-critic bench-runs chaos lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,13 +19,16 @@ setup: .venv/done .venv-vllm/done ## Make the environments: ours, and one of vLL
 demo: setup ## Watch an agent fix held-out bugs, alone and guided (about 12 minutes on two cores)
 	$(BIN)/python -m examples.bugfix.demo
 
-test: setup lint test-fast test-slow test-vllm ## All tests
+test: setup lint test-fast test-slow test-containers test-vllm ## All tests
 
-test-fast: .venv/done ## Tests that need no vLLM, all tasks or hostile commands
-	$(PYTEST) -q -n $(WORKERS) --dist loadfile -m "not vllm and not slow"
+test-fast: .venv/done ## Tests that need no vLLM, containers, all tasks or hostile commands
+	$(PYTEST) -q -n $(WORKERS) --dist loadfile -m "not vllm and not slow and not containers"
 
 test-slow: .venv/done ## Those that draw all of the demo's tasks, or do their worst to a sandbox
-	$(PYTEST) -q -m "slow and not vllm"
+	$(PYTEST) -q -m "slow and not vllm and not containers"
+
+test-containers: .venv/done ## Those of containers, on a Podman that they install and start (as root)
+	$(PYTEST) -q -n 2 --dist loadfile -m containers
 
 test-vllm: setup ## End-to-end tests on real vLLM, started once
 	$(PYTEST) -q -m vllm

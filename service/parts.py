@@ -19,6 +19,7 @@ from service.critics.yes_no import YesNoCritic
 from service.errors import ApiError
 from service.policies.openai_endpoint import OpenAIPolicy
 from service.sandboxes.bubblewrap import BubblewrapProvider
+from service.sandboxes.container import ContainerProvider
 from service.sandboxes.swerex import SwerexProvider
 from service.settings import EnsembleCriticSettings, Settings, members_first
 
@@ -47,6 +48,7 @@ CRITICS: Mapping[str, Callable[[str, Any], Critic]] = {
 SANDBOXES: Mapping[str, Callable[[Any], SandboxProvider]] = {
     "bubblewrap": BubblewrapProvider,
     "swerex": SwerexProvider,
+    "container": ContainerProvider,
     "fake": lambda settings: FakeSandboxes(),
 }
 

@@ -27,6 +27,7 @@ from pydantic_settings import (
 
 from service.sandboxes.admission import AdmissionSettings
 from service.sandboxes.bubblewrap import BubblewrapSettings
+from service.sandboxes.container import ContainerSettings
 from service.sandboxes.swerex import SwerexSettings
 
 
@@ -230,7 +231,8 @@ CriticSettings = Annotated[
     Field(discriminator="type"),
 ]
 SandboxSettings = Annotated[
-    BubblewrapSettings | SwerexSettings | FakeSandboxSettings, Field(discriminator="type")
+    BubblewrapSettings | SwerexSettings | ContainerSettings | FakeSandboxSettings,
+    Field(discriminator="type"),
 ]
 
 

@@ -9,8 +9,8 @@ never runs the command again.
 from __future__ import annotations
 
 import asyncio
+import hmac
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ import structlog
 from pilotfish import Observation
 from search.errors import SandboxError, SandboxLost
 from service.sandboxes.guest import elide
-from service.sandboxes.server import TIMED_OUT, Reply, RexServer
+from service.sandboxes.server import TIMED_OUT, Reply, RexServer, Server
 
 log = structlog.get_logger()
 
@@ -135,25 +135,30 @@ class ScriptedActions:
     """Any SWE-ReX server: ``actions.sh`` in a folder of the sandbox. No request takes longer than
     a moment, because the stock server can do nothing else meanwhile: the command runs beside the
     server, and its end is polled for. That costs about 50 ms a command (the guest: 3), and up to
-    half a second of delay for one that takes long."""
+    half a second of delay for one that takes long.
+
+    ``wait`` is how many hundredths of a second each further request waits, where the server can do
+    other things meanwhile. With a ``key`` nobody who has it not can tell the folder that an action
+    will have, and leave a result there."""
 
     FIRST_WAIT = 15
     """Hundredths of a second that the first request waits: most commands end in that time."""
 
-    def __init__(self, server: RexServer, folder: str, *, output: int) -> None:
+    def __init__(
+        self, server: Server, folder: str, *, output: int, wait: int = 0, key: bytes = b""
+    ) -> None:
         self.server = server
         self.folder = folder
+        self.script = f"{folder}/actions.sh"
         self.output = output
+        self.wait = wait
+        self.key = key
 
     async def install(self) -> None:
         body = {"path": self.script, "content": SCRIPT.read_text()}
         reply = await self.server.post("write_file", body, patience=GRACE)
         if reply.failure:
             raise SandboxError(f"cannot write {self.script}: {reply.message}")
-
-    @property
-    def script(self) -> str:
-        return f"{self.folder}/actions.sh"
 
     async def run(self, action: Action) -> Observation:
         began = time.monotonic()
@@ -167,7 +172,7 @@ class ScriptedActions:
             if time.monotonic() > end:
                 raise SandboxLost(f"action {action.id} neither ended nor could be stopped")
             await asyncio.sleep(pause)
-            wait, pause = 0, min(2 * pause, 0.5)
+            wait, pause = self.wait, min(2 * pause, 0.5)
 
     async def cancel(self, action_id: str) -> None:
         await self._script("stop", *self._names(action_id))
@@ -177,14 +182,13 @@ class ScriptedActions:
         await self._script("sweep", mark)
 
     async def _deliver(self, action: Action, wait: int) -> Observation | None:
-        boundary = f"\n--{uuid.uuid4().hex}--\n"
-        details = [str(wait), boundary, str(action.timeout), str(self.output), action.cwd]
+        details = [str(wait), str(action.timeout), str(self.output), action.cwd]
         stdout = await self._script("run", *self._names(action.id), *details, action.command)
         status, _, output = stdout.partition("\n")
         if status == "running":
             return None
         try:
-            _, code, reason, total, head_size, tail_size = status.split()
+            _, code, reason, total, head_size, tail_size, boundary = status.split()
             head, tail = output.split(boundary)
             omitted = int(total) - int(head_size) - int(tail_size)
         except ValueError:
@@ -200,6 +204,8 @@ class ScriptedActions:
     def _names(self, action_id: str) -> tuple[str, str]:
         """The action's folder, and the mark that its processes carry."""
         name = action_id.encode().hex()
+        if self.key:
+            name = hmac.digest(self.key, action_id.encode(), "sha256").hex()
         return f"{self.folder}/{name}", f"{self.folder.rsplit('/', 2)[-2]}:{name}"
 
     async def _script(self, *arguments: str) -> str:

@@ -3,28 +3,73 @@
 # what the action is. Whoever makes the action's folder runs it; all others, and all later ones,
 # read what it left there:
 #
+#   supervisor  pid of who runs it; where that one is gone without a word, somebody killed it
 #   pid      of the command, which leads a session of its own
 #   stopped  why it was stopped before its end (timeout, cancelled), if it was
 #   head, tail, total    the two ends of its output, and how many bytes there were
 #   done     exit code; there when all of the above is whole
 #
-#   actions.sh run  FOLDER MARK WAIT BOUNDARY TIMEOUT LIMIT CWD COMMAND
+#   actions.sh run  FOLDER MARK WAIT TIMEOUT LIMIT CWD COMMAND
 #   actions.sh stop FOLDER MARK
 #   actions.sh sweep MARK
 #
 # The command runs beside the caller, never under it: a server that handles one request at a time
 # stays free, and a caller that goes away takes nothing with it.
+#
+# In a container that is ours alone, its environment says so by two variables, which no command sees:
+# PILOTFISH_HELPER marks all that is not a command's, and of PILOTFISH_PROCESSES a command may have so
+# many, fewer than the container, so that there is room for who stops it.
 set -u
+
+# Processes whose environment has ($1 is l) or has not (L) a text in it. Busybox' grep does not look
+# beyond the first of the variables.
+carrying() {
+    if printf 'a\0b' | grep -qF b; then
+        grep "-${1}sF" "$2" /proc/[0-9]*/environ | tr -dc '0-9\n'
+        return
+    fi
+    for file in /proc/[0-9]*/environ; do
+        [ -r "$file" ] || continue
+        has=L
+        if tr '\0' '\n' 2>/dev/null <"$file" | grep -qF "$2"; then has=l; fi
+        [ "$has" != "$1" ] || echo "$file" | tr -dc '0-9\n'
+    done
+}
 
 # Kill all whose environment carries the mark, wherever they went. Stopped first, so that what
 # forks quickly cannot outrun it.
 sweep() {
     for _ in 1 2 3; do
-        found=$(grep -lsF "$1" /proc/[0-9]*/environ | tr -dc '0-9\n' | grep -vx "$$")
+        found=$(carrying l "$1" | grep -vx "$$")
         [ -n "$found" ] || return 0
         kill -STOP $found 2>/dev/null
         kill -KILL $found 2>/dev/null
         sleep 0.02
+    done
+}
+
+# Where more than half of the processes that commands may have are there: kill what ended commands left
+# behind, and what threw its environment away and with it the mark. A few services may stay; a crowd is
+# a fork bomb's, and no other command can start a process beside it.
+relieve() {
+    actions=$1 ended=${2:-} tries=0
+    while [ "$tries" -lt 20 ]; do
+        found=$(carrying L PILOTFISH_HELPER)
+        if [ "$tries" = 0 ]; then
+            [ "$(echo "$found" | wc -l)" -gt "$((PILOTFISH_PROCESSES / 2))" ] || return 0
+        fi
+        left=
+        for pid in $found; do
+            name=$(tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" |
+                sed -n 's/^PILOTFISH_ACTION=[^:]*://p')
+            if [ -z "$name" ] || [ "$name" = "$ended" ] || [ -e "$actions/$name/done" ]; then left="$left $pid"; fi
+        done
+        # To the last one: of a bomb, any will do to begin again.
+        [ -n "$left" ] || return 0
+        kill -STOP $left 2>/dev/null
+        kill -KILL $left 2>/dev/null
+        sleep 0.05
+        tries=$((tries + 1))
     done
 }
 
@@ -34,6 +79,7 @@ stop() {
     mkdir "$folder/stopping" 2>/dev/null && echo "$reason" >"$folder/stopped"
     pid=$(cat "$folder/pid" 2>/dev/null) && kill -KILL "-$pid" 2>/dev/null
     sweep "PILOTFISH_ACTION=$mark"
+    [ -z "${PILOTFISH_HELPER:-}" ] || relieve "${folder%/*}"
     : >"$folder/swept"
 }
 
@@ -42,6 +88,7 @@ supervise() {
     cd "$folder" || exit 1
     # command > raw > relay > cut > head and tail
     #                      > count > total
+    [ -z "${PILOTFISH_HELPER:-}" ] || relieve "${folder%/*}"
     mkfifo raw cut count
     wc -c <count >total &
     { head -c "$half" >head; tail -c "$half" >tail; : >kept; } <cut &
@@ -50,6 +97,12 @@ supervise() {
     (
         cd "$cwd" || exit 126
         export PILOTFISH_ACTION="$mark" PILOTFISH_SANDBOX="${mark%%:*}"
+        if [ -n "${PILOTFISH_PROCESSES:-}" ]; then
+            # The one or the other, as the shell has it. Nicer than who must be able to stop it.
+            ulimit -u "$PILOTFISH_PROCESSES" 2>/dev/null || ulimit -p "$PILOTFISH_PROCESSES"
+            unset PILOTFISH_PROCESSES PILOTFISH_HELPER
+            command -v nice >/dev/null && exec nice -n 19 setsid sh -c "$command"
+        fi
         exec setsid sh -c "$command"
     ) >raw 2>&1 </dev/null &
     child=$!
@@ -58,6 +111,7 @@ supervise() {
     timer=$!
     wait "$child"
     code=$?
+    [ -z "${PILOTFISH_HELPER:-}" ] || relieve "${folder%/*}" "${folder##*/}"
     # What it left in the background may hold the output open. That is no reason to wait, nor to
     # let the background block or die: from here on its output is read and dropped.
     tries=0
@@ -83,8 +137,39 @@ supervise() {
     echo "$code" >done.new && mv done.new done
 }
 
+# Whether whoever runs it has ended without having said so: the command killed it, most likely.
+orphaned() {
+    read -r pid 2>/dev/null <"$1/supervisor" || return 1
+    [ ! -d "/proc/$pid" ] && [ ! -e "$1/done" ]
+}
+
+# Say in its place what there is to say, as of a command that was killed.
+conclude() {
+    folder=$1 mark=$2
+    mkdir "$folder/concluding" 2>/dev/null || return
+    pid=$(cat "$folder/pid" 2>/dev/null) && kill -KILL "-$pid" 2>/dev/null
+    sweep "PILOTFISH_ACTION=$mark"
+    : >>"$folder/head" && : >>"$folder/tail"
+    cat "$folder/head" "$folder/tail" | wc -c >"$folder/total"
+    echo 137 >"$folder/done.new" && mv "$folder/done.new" "$folder/done"
+}
+
+# Wait so many hundredths of a second for its end, looking ever more seldom.
+await() {
+    folder=$1 mark=$2 left=$3 pause=1 looks=0
+    while [ ! -e "$folder/done" ]; do
+        if orphaned "$folder"; then
+            conclude "$folder" "$mark"
+        fi
+        [ "$left" -gt 0 ] || return
+        if [ "$pause" -lt 10 ]; then sleep "0.0$pause"; else sleep "0.$pause"; fi
+        left=$((left - pause)) looks=$((looks + 1))
+        [ "$looks" -lt 15 ] || [ "$pause" -ge 25 ] || pause=$((pause + 1))
+    done
+}
+
 show() {
-    folder=$1 boundary=$2
+    folder=$1
     if [ ! -e "$folder/done" ]; then
         echo "running"
         return
@@ -92,7 +177,9 @@ show() {
     reason=$(cat "$folder/stopped" 2>/dev/null)
     sizes=$(wc -c <"$folder/head")
     sizes="$sizes $(wc -c <"$folder/tail")"
-    echo "done $(cat "$folder/done") ${reason:-ended} $(cat "$folder/total") $sizes"
+    # Made now that the command has ended: it cannot have printed it, whatever it looked at.
+    boundary=$(od -An -N 16 -tx1 /dev/urandom | tr -d ' \n')
+    echo "done $(cat "$folder/done") ${reason:-ended} $(cat "$folder/total") $sizes $boundary"
     cat "$folder/head"
     printf %s "$boundary"
     cat "$folder/tail"
@@ -102,16 +189,14 @@ script=$0 verb=$1
 shift
 case $verb in
 run)
-    folder=$1 mark=$2 wait=$3 boundary=$4 timeout=$5 limit=$6 cwd=$7 command=$8
+    folder=$1 mark=$2 wait=$3 timeout=$4 limit=$5 cwd=$6 command=$7
     if mkdir "$folder" 2>/dev/null; then
         setsid sh "$script" supervise "$folder" "$mark" "$timeout" "$((limit / 2))" "$cwd" "$command" \
             </dev/null >/dev/null 2>&1 &
+        echo "$!" >"$folder/supervisor.new" && mv "$folder/supervisor.new" "$folder/supervisor"
     fi
-    while [ ! -e "$folder/done" ] && [ "$wait" -gt 0 ]; do
-        sleep 0.01
-        wait=$((wait - 1))
-    done
-    show "$folder" "$boundary"
+    await "$folder" "$mark" "$wait"
+    show "$folder"
     ;;
 supervise) supervise "$@" ;;
 expire)

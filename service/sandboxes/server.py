@@ -6,7 +6,7 @@ whatever the command's own limit is, and prints."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import httpx
 import stamina
@@ -23,6 +23,21 @@ class Reply(NamedTuple):
     failure: str = ""
     """Class of the transferred exception; empty where there is none."""
     message: str = ""
+
+
+class Server(Protocol):
+    """Whatever answers the requests of the SWE-ReX protocol."""
+
+    async def is_alive(self, patience: float = 10.0) -> None:
+        """Raises: ``SandboxLost`` if it is not."""
+        ...
+
+    async def post(
+        self, route: str, body: dict[str, Any], *, patience: float, request_id: str = ""
+    ) -> Reply:
+        """Raises: ``SandboxLost`` (no answer within ``patience`` seconds of silence),
+        ``SandboxError`` (refused)."""
+        ...
 
 
 class RexServer:

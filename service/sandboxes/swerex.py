@@ -35,7 +35,7 @@ from service.sandboxes.actions import (
     ScriptedActions,
     execute_once,
 )
-from service.sandboxes.server import Reply, RexServer
+from service.sandboxes.server import Reply, RexServer, Server
 
 log = structlog.get_logger()
 
@@ -47,7 +47,7 @@ class SwerexSandbox:
     def __init__(
         self,
         sandbox_id: str,
-        server: RexServer,
+        server: Server,
         actions: Actions,
         workdir: str,
         remove: Callable[[], Awaitable[None]],
@@ -188,10 +188,11 @@ class SwerexProvider:
                 await self._close(sandbox)
 
     async def attach(self, sandbox_id: str) -> SwerexSandbox:
-        if sandbox_id.partition(".")[0] not in self._servers:
+        server = self._servers.get(sandbox_id.partition(".")[0])
+        if server is None:
             raise SandboxLost(f"sandbox {sandbox_id} is on none of the servers")
         sandbox = self._sandbox(sandbox_id)
-        await self._shell(sandbox.server, f"test -d '{sandbox.workdir}'", lost=sandbox_id)
+        await self._shell(server, f"test -d '{sandbox.workdir}'", lost=sandbox_id)
         return sandbox
 
     async def reap(self, gone: Gone | None = None) -> dict[str, Mapping[str, str]]:
@@ -251,12 +252,13 @@ class SwerexProvider:
         return SwerexSandbox(sandbox_id, server, actions, f"{folder}/work", remove)
 
     async def _create(self, sandbox: SwerexSandbox, labels: dict[str, str]) -> None:
+        server = self._servers[sandbox.id.partition(".")[0]]
         try:
-            await sandbox.server.is_alive()
+            await server.is_alive()
             # The record first: whatever happens from here on, it can be reaped.
             record = {"labels": labels, "expires": time.time() + self.settings.lifetime}
             await sandbox.write(self._record(sandbox.id), json.dumps(record))
-            await self._shell(sandbox.server, f"mkdir -p '{sandbox.workdir}'")
+            await self._shell(server, f"mkdir -p '{sandbox.workdir}'")
             assert isinstance(sandbox.actions, ScriptedActions)
             await sandbox.actions.install()
         except SandboxLost as error:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -12,14 +14,17 @@ import stamina
 
 from pilotfish import Task
 from service.sandboxes.bubblewrap import BubblewrapProvider, BubblewrapSettings
+from service.sandboxes.container import ContainerProvider, ContainerSettings
 from service.sandboxes.swerex import (
     SwerexProvider,
     SwerexSandbox,
     SwerexServerSettings,
     SwerexSettings,
 )
+from tests.service.sandboxes import podman
 
 MIB = 2**20
+Provider = BubblewrapProvider | SwerexProvider | ContainerProvider
 TOKEN = "secret"
 
 
@@ -76,15 +81,54 @@ async def swerex(rex_url: str, tmp_path: Path) -> AsyncIterator[SwerexProvider]:
         yield provider
 
 
-@pytest.fixture(params=["bubblewrap", "swerex"])
-def provider(request: pytest.FixtureRequest) -> BubblewrapProvider | SwerexProvider:
-    chosen: BubblewrapProvider | SwerexProvider = request.getfixturevalue(request.param)
+@pytest.fixture(scope="session")
+def engine() -> Iterator[podman.Podman]:
+    """A container engine of this test process."""
+    with podman.podman() as running:
+        yield running
+
+
+def container_settings(engine: podman.Podman, owner: str, **others: Any) -> ContainerSettings:
+    return ContainerSettings(
+        host=engine.url,
+        owner=owner,
+        pull="never",
+        image_names={"host": podman.IMAGE},
+        memory=256 * MIB,
+        disk=16 * MIB,
+        processes=64,
+        **others,
+    )
+
+
+@pytest.fixture
+def owner(request: pytest.FixtureRequest) -> str:
+    """Containers of one test are no other one's."""
+    return re.sub(r"[^\w.-]", "-", request.node.name)
+
+
+@pytest.fixture
+async def containers(engine: podman.Podman, owner: str) -> AsyncIterator[ContainerProvider]:
+    async with ContainerProvider(container_settings(engine, owner)) as provider:
+        yield provider
+
+
+@pytest.fixture
+async def jar(containers: ContainerProvider, task: Task) -> AsyncIterator[SwerexSandbox]:
+    async with containers.start(task, labels={"run": "r1"}) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(
+    params=["bubblewrap", "swerex", pytest.param("container", marks=pytest.mark.containers)]
+)
+def provider(request: pytest.FixtureRequest) -> Provider:
+    name = "containers" if request.param == "container" else request.param
+    chosen: Provider = request.getfixturevalue(name)
     return chosen
 
 
 @pytest.fixture
-async def sandbox(
-    provider: BubblewrapProvider | SwerexProvider, task: Task
-) -> AsyncIterator[SwerexSandbox]:
+async def sandbox(provider: Provider, task: Task) -> AsyncIterator[SwerexSandbox]:
     async with provider.start(task, labels={"run": "r1"}) as started:
         yield started

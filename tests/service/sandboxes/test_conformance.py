@@ -15,9 +15,8 @@ from search.contracts import Gone, SandboxProvider
 from search.errors import SandboxError, SandboxLost
 from search.evaluation import evaluate
 from service.sandboxes.bubblewrap import BubblewrapProvider
-from service.sandboxes.swerex import SwerexProvider, SwerexSandbox
-
-Provider = BubblewrapProvider | SwerexProvider
+from service.sandboxes.swerex import SwerexSandbox
+from tests.service.sandboxes.conftest import Provider
 
 
 def forever() -> tuple[str, str]:
