@@ -53,10 +53,12 @@ class Rollout:
         *,
         seconds: float = 0.0,
         behind: Callable[[Trajectory], str | None] = lambda trajectory: None,
+        lean: bool = False,
     ) -> None:
         """``seconds`` is for how long a trajectory that is taken up has been executed before.
-        ``behind`` says before each step why the trajectory should go no further, if so."""
-        self._behind = behind
+        ``behind`` says before each step why the trajectory should go no further, if so. ``lean``
+        forgets what the journal has and the next steps do not need."""
+        self._behind, self._lean = behind, lean
         self.task, self.policy, self.critic = task, policy, critic
         self.lookahead, self.settings = lookahead, settings
         self.budget, self.journal, self.trajectory = budget, journal, trajectory
@@ -181,6 +183,8 @@ class Rollout:
         step.observation, step.replies = observation, replies
         self.history += replies
         self._unread += _characters(replies)
+        if self._lean:
+            forget(step)
 
     def _check_format_errors(self) -> None:
         last = self.trajectory.steps[-self.settings.max_format_errors :]
@@ -207,6 +211,16 @@ class Rollout:
             self.trajectory.steps[-1].decision.notes.append(f"not scored: {error}")
             return
         put_scores(self.trajectory.steps, scores)
+
+
+def forget(step: Step) -> None:
+    """Drop the texts of a step that went by: those of the candidates that were not taken, and the
+    output, which the replies show. Scores, tokens and the choice stay."""
+    for candidate in step.decision.candidates:
+        if candidate.index != step.decision.chosen:
+            candidate.message = None
+    if step.observation is not None:
+        step.observation.output = ""
 
 
 def _characters(messages: list[Message]) -> int:

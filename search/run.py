@@ -32,7 +32,7 @@ from search.patches import cleaned
 from search.patience import PatientCritic, PatientPolicy
 from search.race import Race
 from search.replay import Begun, Key, replay
-from search.rollout import Rollout, dump, new_trajectory, step_seed
+from search.rollout import Rollout, dump, forget, new_trajectory, step_seed
 from search.selection import select
 
 log = structlog.get_logger()
@@ -67,8 +67,12 @@ class Run:
         *,
         labels: dict[str, str] | None = None,
         evaluating: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+        lean: bool = False,
     ) -> None:
-        """``evaluating`` is held while an attempt is tested or evaluated."""
+        """``evaluating`` is held while an attempt is tested or evaluated. ``lean`` is for whoever
+        reads trajectories from the journal: those of the result then lack the texts of candidates
+        that were not taken, and outputs, and memory does not grow with them."""
+        self.lean = lean
         patience = strategy.rollout.patience
         self.task, self.policy = task, PatientPolicy(policy, patience)
         self.critic = None if critic is None else PatientCritic(critic, patience)
@@ -114,6 +118,8 @@ class Run:
         self._known = replay(entries)
         for known in self._known.values():
             known.resumed = True
+            for step in known.trajectory.steps[:-1] if self.lean else []:
+                forget(step)
             self._race.joined(known.trajectory)
         begun = [known.trajectory for known in self._known.values()]
         self.budget = Budget(
@@ -261,6 +267,7 @@ class Run:
             trajectory,
             seconds=seconds,
             behind=self._race.behind,
+            lean=self.lean,
         )
         await rollout.run(sandbox)
         self._race.ended(trajectory)

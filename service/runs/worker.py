@@ -216,6 +216,7 @@ class RunWorker:
             _Counting(self._state.journal(held.id, held.epoch)),
             labels=labels,
             evaluating=admission.evaluating,
+            lean=True,
         )
         return await held.run.run()
 

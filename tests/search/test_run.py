@@ -463,6 +463,21 @@ async def test_the_time_that_nobody_was_at_it_is_not_counted():
     assert trajectory.seconds < 60
 
 
+async def test_a_lean_run_journals_all_and_keeps_little():
+    journal, turns = MemoryJournal(), turn_by_turn([bash("ls"), bash("pwd")], [bash("submit")] * 2)
+    given = {"critic": FakeCritic(lambda s, a: 0.5), "journal": journal}
+    run = make_run(FakePolicy(turns), **given, lookahead=Lookahead(k=2))
+    run.lean = True
+    [lean] = (await run.run()).trajectories
+    [whole] = [begun.trajectory for begun in replay(await journal.entries()).values()]
+    texts = [c.message and c.message.text for c in whole.steps[0].decision.candidates]
+    assert texts == [bash("ls"), bash("pwd")]
+    assert whole.steps[0].observation.output == "ran ls\n"
+    assert [c.message is None for c in lean.steps[0].decision.candidates] == [False, True]
+    assert lean.steps[0].observation.output == ""
+    assert (lean.messages, lean.usage, lean.qs) == (whole.messages, whole.usage, whole.qs)
+
+
 async def test_a_run_that_is_left_keeps_its_sandboxes_and_journals_nothing_more():
     sandboxes, journal = FakeSandboxes(respond), MemoryJournal()
     reached = asyncio.Event()
