@@ -241,7 +241,8 @@ class Choosy(FakePolicy):
 
 
 async def test_the_infrastructures_failures_are_run_again_and_the_policys_are_not(cli, parts, runs):
-    (cli.folder / "plan.json").write_text('{"max_replacements": 0, "lookahead": {"k": 1}}')
+    plan = {"max_replacements": 0, "lookahead": {"k": 1}, "rollout": {"patience": 0}}
+    (cli.folder / "plan.json").write_text(json.dumps(plan))
     policy = parts.policies["p"] = Choosy({"b"})
 
     def respond(command):

@@ -3,7 +3,7 @@ Knows nothing of how it is carried out."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -154,7 +154,7 @@ class Strategy(BaseModel):
     """Seconds before the first of them; twice as long before each further one."""
 
     @model_validator(mode="after")
-    def _bounds_what_it_counts(self) -> Self:
+    def _bounds_what_it_counts(self) -> Strategy:
         if self.budget.tokens is not None and self.lookahead.sampling.most_tokens is None:
             raise ValueError(
                 "budget.tokens needs lookahead.sampling.max_tokens: without it nobody knows what a "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -116,7 +116,7 @@ class Decision(BaseModel):
     """The whole decision."""
 
     @model_validator(mode="after")
-    def _has_what_was_chosen(self) -> Self:
+    def _has_what_was_chosen(self) -> Decision:
         if not any(c.index == self.chosen and c.message is not None for c in self.candidates):
             raise ValueError(f"chosen is {self.chosen}; there is no such candidate with a message")
         return self

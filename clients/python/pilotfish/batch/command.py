@@ -6,7 +6,9 @@ import asyncio
 import hashlib
 import random
 import re
-from collections.abc import Sequence
+import signal
+from collections.abc import Coroutine, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -190,10 +192,28 @@ def _run(
             )
             return await made.run(tasks)
 
-    if quiet:
-        return asyncio.run(run())
-    with progress.shown():
-        return asyncio.run(run())
+    with nullcontext() if quiet else progress.shown():
+        return _interruptible(run())
+
+
+def _interruptible(work: Coroutine[Any, Any, Summary]) -> Summary:
+    """Like ``asyncio.run``. A Ctrl-C cancels ``work`` alone, and not what it does to end well, as
+    Python 3.10's would; another one ends it at once."""
+
+    async def main() -> Summary:
+        loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
+
+        def stop() -> None:
+            loop.remove_signal_handler(signal.SIGINT)
+            task.cancel()
+
+        loop.add_signal_handler(signal.SIGINT, stop)
+        return await task
+
+    try:
+        return asyncio.run(main())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 def _tasks(
