@@ -134,9 +134,9 @@ class World:
         for name in [name for name in env if name.startswith("PILOTFISH_")]:
             del env[name]
         commands = {
-            "redis": [find_binary(), "--port", str(self.ports["redis"]), "--bind", "127.0.0.1",
-                      self._here, "--protected-mode", "no", "--appendonly", "yes", "--save", "",
-                      "--dir", str(self.folder)],
+            "redis": [find_binary(), "--port", str(self.ports["redis"]), "--bind",
+                      *sorted({"127.0.0.1", self._here}), "--protected-mode", "no",
+                      "--appendonly", "yes", "--save", "", "--dir", str(self.folder)],
         }  # fmt: skip
         for name in ("policy", "judge"):
             commands[name] = [sys.executable, "-m", "tests.chaos.endpoints", name, self._here,
