@@ -18,19 +18,24 @@ import signal
 import socket
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 from redis.asyncio import Redis
 
 from pilotfish import AsyncPilotfish, Lookahead, Strategy, Task
 from pilotfish.api import FINAL_STATUSES
 from pilotfish.strategy import RolloutSettings
+from service.app import create_app
 from service.local.redis_server import redis_server
 from service.redis_state import RedisState
+from service.sandboxes.bubblewrap import BubblewrapProvider, BubblewrapSettings
+from service.settings import FakePolicySettings, Settings
 
 POLICY, CRITIC, SANDBOX = 2.0, 0.05, 0.5
 """Seconds of each, of a step."""
@@ -164,6 +169,66 @@ async def growth(short: int, long: int) -> dict[str, Any]:
     return {"per_step": per_step, "long_to_short": ratio}
 
 
+async def bubblewrap(commands: int = 200) -> dict[str, Any]:
+    """Real sandboxes of this machine: a start, a command beyond its own time, and how long a run
+    takes to be cancelled while a command runs."""
+    task = Task(id="bench", statement="Wait.", image="host")
+    with tempfile.TemporaryDirectory() as folder:
+        settings = BubblewrapSettings(state_dir=Path(folder, "sandboxes"))
+        began = time.perf_counter()
+        async with BubblewrapProvider(settings).start(task) as sandbox:
+            start = time.perf_counter() - began
+            seconds = []
+            for i in range(commands):
+                began = time.perf_counter()
+                await sandbox.execute("true", action_id=str(i), timeout=10)
+                seconds.append(time.perf_counter() - began)
+        cancelled = [await _cancelled(task, settings) for _ in range(5)]
+    seconds.sort()
+    return {
+        "start_ms": round(1000 * start, 1),
+        "command_ms": {
+            "median": round(1000 * statistics.median(seconds), 2),
+            "p99": round(1000 * seconds[int(0.99 * commands)], 2),
+        },
+        "cancel_seconds": {
+            "median": round(statistics.median(cancelled), 2),
+            "max": round(max(cancelled), 2),
+        },
+    }
+
+
+async def _cancelled(task: Task, sandboxes: BubblewrapSettings) -> float:
+    """From the call to the run's end, sandbox removed, over HTTP."""
+    async with redis_server() as url:
+        says = FakePolicySettings(type="fake", says=["```bash\ntouch begun; sleep 1000\n```"])
+        service = Settings(
+            policies={"p": says}, sandboxes={"b": sandboxes}, redis_url=url, log_level="error"
+        )
+        server = uvicorn.Server(
+            uvicorn.Config(create_app(service), port=0, log_level="error", access_log=False)
+        )
+        serving = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        async with AsyncPilotfish(f"http://127.0.0.1:{port}") as client:
+            plan = Strategy(lookahead=Lookahead(k=1), rollout=RolloutSettings(command_timeout=2000))
+            run = await client.create_run(task, plan)
+            state = RedisState(url, lifetime=60)
+            while not any(e["kind"] == "decided" for e in await state.entries(run.id)):
+                await asyncio.sleep(0.05)
+            began = time.perf_counter()
+            await client.cancel_run(run.id)
+            while await state.status(run.id) not in FINAL_STATUSES:
+                await asyncio.sleep(0.01)
+            seconds = time.perf_counter() - began
+            await state.close()
+        server.should_exit = True
+        await serving
+    return seconds
+
+
 def _strategy(steps: int) -> Strategy:
     return Strategy(lookahead=Lookahead(k=K), rollout=RolloutSettings(max_steps=steps))
 
@@ -187,6 +252,8 @@ async def main() -> None:
     print(json.dumps(report["long"]), flush=True)
     report["growth"] = await growth(given.steps, 3 * given.steps)
     print(json.dumps(report["growth"]), flush=True)
+    report["bubblewrap"] = await bubblewrap()
+    print(json.dumps(report["bubblewrap"]), flush=True)
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(report, indent=1))
 
