@@ -140,6 +140,37 @@ async def test_ctrl_c_cancels_the_run(cli, service):
     assert "cancelled" in out
 
 
+async def test_a_run_is_paused_resumed_cancelled_and_tried_again(cli, service):
+    asked = asyncio.Event()
+
+    class Stuck(FakePolicy):
+        async def sample(self, state, n, sampling, *, session=None):
+            asked.set()
+            await asyncio.Event().wait()
+            yield
+
+    parts = service[1].state.context.parts
+    parts.policies["p"] = Stuck(TURNS, name="p")
+    _, out, _ = await cli("run", "task.json", "-k", 1, "--no-wait", "--json")
+    run_id = json.loads(out)["id"]
+    await asyncio.wait_for(asked.wait(), 20)
+
+    async def becomes(word, status):
+        code, out, err = await cli("runs", word, run_id, "--json")
+        assert code == 0, err
+        async with asyncio.timeout(30):
+            while json.loads(out)["status"] != status:
+                _, out, _ = await cli("runs", "show", run_id, "--json")
+
+    await becomes("pause", "paused")
+    await becomes("resume", "running")
+    await becomes("cancel", "cancelled")
+    parts.policies["p"] = FakePolicy(TURNS, name="p")
+    await becomes("retry", "succeeded")
+    code, _, err = await cli("runs", "pause", run_id)
+    assert (code, "no use to pause it" in err) == (4, True)
+
+
 MADE = {"id": "r1", "status": "queued", "task_id": "t1", "policy": "p", "critic": None,
         "created_at": 0, "strategy": {}}  # fmt: skip
 
