@@ -126,7 +126,7 @@ class Run:
             self.strategy.budget,
             spent=sum((t.usage for t in begun), Usage()),
             steps=sum(len(t.steps) for t in begun),
-            seconds=float(entries[-1].get("elapsed", 0.0)),
+            seconds=max(float(entry.get("elapsed", 0.0)) for entry in entries),
         )
 
     async def _attempts(self, number: int) -> list[Trajectory]:
