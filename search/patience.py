@@ -85,18 +85,16 @@ class PatientPolicy:
             tried += 1
             if error is None:
                 self._patience.answered()
-                if len(given) == n or tried > MORE_TRIES:
-                    for sample in failed.values():
-                        if sample.index not in given:
-                            yield sample
-                    return
-                reason: Exception = PolicyError(f"{n - len(given)} of {n} samples failed")
-            else:
-                reason = error
-            if not await self._patience.wait(tried, reason):
-                if error is not None:
-                    raise error
-                tried = MORE_TRIES + 1
+            missing = error or PolicyError(f"{n - len(given)} of {n} samples failed")
+            done = error is None and (len(given) == n or tried > MORE_TRIES)
+            if not done and await self._patience.wait(tried, missing):
+                continue
+            if error is not None:
+                raise error
+            for sample in failed.values():
+                if sample.index not in given:
+                    yield sample
+            return
 
 
 class PatientCritic:

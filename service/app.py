@@ -81,7 +81,13 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Context:
     stack.push_async_callback(state.close)
     context = Context(settings, parts, state)
     if settings.worker:
-        admissions = Admissions(parts.sandboxes, settings.admission, settings.sandboxes, state)
+        admissions = Admissions(
+            parts.sandboxes,
+            settings.admission,
+            settings.sandboxes,
+            state,
+            reconcile=settings.reconcile,
+        )
         await stack.enter_async_context(Reconciler(admissions, state, every=settings.reconcile))
         worker = RunWorker(settings, parts, state, admissions)
         context.worker = await stack.enter_async_context(worker)

@@ -219,11 +219,3 @@ redis.call('EXPIRE', KEYS[2], ARGV[6])
 return 1
 """
 )
-
-# KEYS: places. ARGV: place, seconds that it is kept from now. Nothing where it is gone.
-KEEP_PLACE = (
-    _NOW
-    + """
-return redis.call('ZADD', KEYS[1], 'XX', 'CH', now() + tonumber(ARGV[2]), ARGV[1])
-"""
-)

@@ -121,7 +121,6 @@ class RedisState:
         self._give_back = self.redis.register_script(scripts.GIVE_BACK)
         self._park = self.redis.register_script(scripts.PARK)
         self._ask = self.redis.register_script(scripts.ASK)
-        self._keep_place = self.redis.register_script(scripts.KEEP_PLACE)
         self._take_place = self.redis.register_script(scripts.TAKE_PLACE)
 
     async def close(self) -> None:
@@ -235,11 +234,6 @@ class RedisState:
                 keys=_places(name), args=[place, weight, *bounds, seconds, self._lifetime]
             )
         return bool(taken)
-
-    async def keep_place(self, name: str, place: str, *, seconds: float) -> None:
-        """Keep a place for ``seconds`` from now, if it is not gone."""
-        async with _answering():
-            await self._keep_place(keys=_places(name)[:1], args=[place, seconds])
 
     async def leave_place(self, name: str, place: str) -> None:
         places, weights = _places(name)

@@ -53,7 +53,7 @@ class Reconciler:
             try:
                 async with asyncio.timeout(PATIENCE):
                     owner = await self._state.owner()
-                    removed = await self._sandboxes.of(name).reap(_Over(self._state, owner))
+                    removed = await self._sandboxes.of(name).reconcile(_Over(self._state, owner))
             except (SandboxError, StateError, TimeoutError) as error:
                 log.warning("sandboxes not looked through", backend=name, error=str(error))
             except Exception:

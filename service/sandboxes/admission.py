@@ -1,8 +1,8 @@
 """How many sandboxes of a backend may start, run and be evaluated at a time, and how much memory
 they may take together: over all processes that share the Redis. Knows nothing of how one is made.
 
-Each live sandbox has a place, which lasts as the sandbox does: it is kept where a worker dies,
-given back where the sandbox is closed or reaped, and ends with its lifetime at the latest.
+Each live sandbox has a place, which lasts as the sandbox does: while one starts its worker keeps
+the place, and then whoever reconciles, by the sandbox's labels, whatever becomes of the worker.
 """
 
 from __future__ import annotations
@@ -32,10 +32,9 @@ HOST_SHARE = 0.8
 """Of this machine's memory, what its sandboxes may take together where nothing else is set."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 """Seconds between two tries for a place."""
-PLACE, SEPARATOR = "place", "@"
-KEPT = 15.0
-"""Seconds for which a place lasts whose sandbox is starting or evaluated, if its worker dies: while
-it lives it keeps it."""
+PLACE, WEIGHT, SEPARATOR = "place", "weight", "@"
+LEAST_KEPT = 15.0
+"""Seconds for which a place lasts at least that nobody keeps any more."""
 
 
 class AdmissionSettings(BaseModel):
@@ -65,14 +64,14 @@ class Admission:
         settings: AdmissionSettings,
         *,
         weight: int,
-        lifetime: float,
+        kept: float,
         beside: int = 0,
     ) -> None:
         """``weight``: bytes of a sandbox of a task that names none; ``beside``: what every sandbox
-        takes on top. ``lifetime``: seconds of a sandbox."""
+        takes on top. ``kept``: seconds for which a place lasts that nobody keeps any more."""
         self.name, self.provider = name, provider
         self._state, self._settings = state, settings
-        self._weight, self._lifetime, self._beside = weight, lifetime, beside
+        self._weight, self._kept, self._beside = weight, kept, beside
 
     @asynccontextmanager
     async def start(
@@ -86,15 +85,10 @@ class Admission:
         try:
             async with AsyncExitStack() as stack:
                 async with self._holding("starting"):
-                    starting = self.provider.start(task, labels=(labels or {}) | {PLACE: place})
+                    own = {PLACE: place, WEIGHT: str(weight)}
+                    starting = self.provider.start(task, labels=(labels or {}) | own)
                     sandbox = await stack.enter_async_context(starting)
                 admitted = _Admitted(sandbox, place, self)
-                keeping.cancel()
-                if self._bounded("running"):
-                    name = f"{self.name}:running"
-                    await patiently(
-                        lambda: self._state.keep_place(name, place, seconds=self._lifetime)
-                    )
                 yield admitted
         finally:
             keeping.cancel()
@@ -112,6 +106,28 @@ class Admission:
         for labels in removed.values():
             if place := labels.get(PLACE):
                 await self.left(place)
+        return removed
+
+    async def reconcile(self, gone: Gone) -> dict[str, Mapping[str, str]]:
+        """Reap, and keep the places of the sandboxes that are there. Raises: ``StateError``."""
+        there: list[Mapping[str, str]] = []
+
+        async def seen(labels: Mapping[str, str]) -> bool:
+            over = await gone(labels)
+            if not over and PLACE in labels:
+                there.append(labels)
+            return over
+
+        removed = await self.reap(seen)
+        for labels in there if self._bounded("running") else []:
+            await self._state.take_place(
+                f"{self.name}:running",
+                labels[PLACE],
+                weight=int(labels[WEIGHT]),
+                most=None,
+                total=None,
+                seconds=self._kept,
+            )
         return removed
 
     @asynccontextmanager
@@ -168,14 +184,14 @@ class Admission:
 
     async def _keep(self, kind: str, place: str, weight: int) -> None:
         while self._bounded(kind):
-            await asyncio.sleep(KEPT / 3)
+            await asyncio.sleep(self._kept / 3)
             with suppress(StateError):
                 await self._take(kind, place, weight)
 
     async def _take(self, kind: str, place: str, weight: int) -> bool:
         most, total = self._bounds(kind)
         return await self._state.take_place(
-            f"{self.name}:{kind}", place, weight=weight, most=most, total=total, seconds=KEPT
+            f"{self.name}:{kind}", place, weight=weight, most=most, total=total, seconds=self._kept
         )
 
     async def _leave(self, kind: str, place: str) -> None:
@@ -217,8 +233,12 @@ class Admissions:
         bounds: Mapping[str, AdmissionSettings],
         settings: Mapping[str, Any],
         state: RedisState,
+        *,
+        reconcile: float,
     ) -> None:
-        """All by a backend's name; ``settings`` are the backends' own."""
+        """All by a backend's name; ``settings`` are the backends' own; ``reconcile`` is how often
+        ``Admission.reconcile`` is called, seconds."""
+        self._kept = max(LEAST_KEPT, 5 * reconcile)
         self._backends, self._bounds, self._settings = backends, bounds, settings
         self._state = state
 
@@ -240,7 +260,7 @@ class Admissions:
             self._state,
             bounds,
             weight=getattr(own, "memory", None) or 0,
-            lifetime=getattr(own, "lifetime", 14_400.0),
+            kept=self._kept,
             beside=beside,
         )
 
