@@ -176,7 +176,8 @@ def test_another_runner_is_read_by_what_it_prints(instances, tmp_path):
     )
     assert place.judge()[0] == 1
     place.apply(row["patch"])
-    assert place.judge() == (0, place.judge()[1])
+    code, told = place.judge()
+    assert (code, "2 of 2 tests passed" in told) == (0, True)
 
 
 @pytest.fixture
