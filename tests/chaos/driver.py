@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -194,11 +194,10 @@ class World:
                             break
                     await asyncio.sleep(0.1)
 
-    async def disturb(self, every: float, targets: Sequence[str]) -> None:
-        """For ever: something random, every few seconds."""
-        while True:
+    async def disturb(self, every: float, targets: Iterator[str]) -> None:
+        """The next of ``targets``, every few seconds."""
+        for target in targets:
             await asyncio.sleep(self._rng.uniform(0.5, 1.5) * every)
-            target = self._rng.choice(targets)
             self.killed[target] += await self._hit(target)
 
     async def _hit(self, target: str) -> bool:
@@ -353,11 +352,13 @@ async def _insisting(call: Any) -> Any:
 
 
 async def chaos(
-    *, runs: int, every: float, seed: int, folder: Path, targets: Sequence[str] = TARGETS
+    *, runs: int, every: float, seed: int, folder: Path, in_turn: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Run it; what was killed, how it ended, and ``wrong``: all that must not be, in words."""
+    """Run it; what was killed, how it ended, and ``wrong``: all that must not be, in words.
+    ``in_turn`` names what is hit, in that order; else it is chance, until the last run has ended."""
     world = World(folder, random.Random(seed))
     began = time.monotonic()
+    targets = iter(in_turn) if in_turn else _any_of(TARGETS, random.Random(seed))
     async with world.up() as client:
         disturbing = asyncio.create_task(world.disturb(every, targets))
         try:
@@ -398,6 +399,11 @@ async def chaos(
         "sandboxes_lost": lost,
         "wrong": wrong,
     }
+
+
+def _any_of(targets: Sequence[str], rng: random.Random) -> Iterator[str]:
+    while True:
+        yield rng.choice(targets)
 
 
 async def _end_of(client: AsyncPilotfish, run_id: str) -> Any:
