@@ -355,7 +355,7 @@ async def chaos(
     *, runs: int, every: float, seed: int, folder: Path, in_turn: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Run it; what was killed, how it ended, and ``wrong``: all that must not be, in words.
-    ``in_turn`` names what is hit, in that order; else it is chance, until the last run has ended."""
+    ``in_turn`` names what is hit, in that order; else it is chance, until all runs have ended."""
     world = World(folder, random.Random(seed))
     began = time.monotonic()
     targets = iter(in_turn) if in_turn else _any_of(TARGETS, random.Random(seed))
