@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # What is needed of the system: bubblewrap for the sandboxes; virtual environments; for vLLM, which
-# compiles its models, a compiler, Python's headers and on the CPU libnuma. Installed here where we
-# may, else asked for.
+# compiles its models, a compiler, Python's headers and on the CPU libnuma; for tests of several
+# hosts, iproute2. Installed here where we may, else asked for.
 #   deploy/system.sh PYTHON
 set -euo pipefail
 python=$1
 missing=()
 command -v bwrap >/dev/null || missing+=(bubblewrap)
 command -v g++ >/dev/null || missing+=(g++)
+PATH=$PATH:/usr/sbin:/sbin command -v ip >/dev/null || missing+=(iproute2) # the tests' networks
 "$python" -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 "$python" -c 'import pathlib, sysconfig, sys
 sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' ||
