@@ -10,6 +10,7 @@ import structlog
 
 from pilotfish import Task
 from pilotfish.task import Check, check_files
+from search.commands import run_by
 from search.contracts import Sandbox
 from search.errors import SandboxError, SandboxLost
 
@@ -30,9 +31,8 @@ async def evaluate(sandbox: Sandbox, task: Task) -> tuple[float, str]:
     if evaluation is None:
         raise SandboxError(f"task {task.id!r} has no evaluation")
     await write_files(sandbox, evaluation.files)
-    result = await sandbox.execute(
-        evaluation.command, action_id="evaluation", timeout=evaluation.timeout
-    )
+    command = run_by(task, evaluation.command)
+    result = await sandbox.execute(command, action_id="evaluation", timeout=evaluation.timeout)
     if result.timed_out:
         return 0.0, f"the evaluation did not end in {evaluation.timeout:g} s: counted as failed"
     return (1.0 if result.exit_code == 0 else 0.0), ""
@@ -44,9 +44,8 @@ async def submission_of(sandbox: Sandbox, task: Task) -> str | None:
     if task.submission is None:
         return None
     try:
-        result = await sandbox.execute(
-            task.submission, action_id="submission", timeout=SUBMISSION_TIMEOUT
-        )
+        command = run_by(task, task.submission)
+        result = await sandbox.execute(command, action_id="submission", timeout=SUBMISSION_TIMEOUT)
     except SandboxLost:
         raise
     except SandboxError as error:
@@ -56,7 +55,7 @@ async def submission_of(sandbox: Sandbox, task: Task) -> str | None:
 
 
 async def count_passed(
-    sandbox: Sandbox, checks: Sequence[Check], kind: str, *, seconds_left: Seconds
+    sandbox: Sandbox, task: Task, checks: Sequence[Check], kind: str, *, seconds_left: Seconds
 ) -> int | None:
     """How many of these checks pass, run one after another; ``None`` where there are none, or no
     time is left to run them all: attempts are compared by all checks or not at all. One that cannot
@@ -74,7 +73,8 @@ async def count_passed(
         timeout = check.timeout if left is None else min(check.timeout, left)
         try:
             await write_files(sandbox, check.files)
-            result = await sandbox.execute(check.command, action_id=action_id, timeout=timeout)
+            command = run_by(task, check.command)
+            result = await sandbox.execute(command, action_id=action_id, timeout=timeout)
         except SandboxLost:
             raise
         except SandboxError as error:

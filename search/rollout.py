@@ -20,6 +20,7 @@ from pilotfish.strategy import Lookahead, RolloutSettings
 from pilotfish.trajectory import ExitStatus
 from search.actions import Action, FormatError, parse_action, render_observation, replies_to
 from search.budget import Budget
+from search.commands import run_by
 from search.contracts import Critic, Journal, Policy, Sandbox
 from search.errors import (
     BudgetExceeded,
@@ -164,7 +165,7 @@ class Rollout:
         timeout = self.settings.command_timeout
         left = self._seconds_left()
         return await sandbox.execute(
-            action.command,
+            run_by(self.task, action.command),
             action_id=f"{self.trajectory.id}-{number}",
             timeout=timeout if left is None else max(0.1, min(timeout, left)),
         )

@@ -296,10 +296,10 @@ class Run:
             return self.budget.seconds_left
 
         trajectory.regression_passed = await count_passed(
-            sandbox, self.task.regression_tests, "regression", seconds_left=seconds_left
+            sandbox, self.task, self.task.regression_tests, "regression", seconds_left=seconds_left
         )
         trajectory.generated_passed = await count_passed(
-            sandbox, self.task.generated_tests, "generated", seconds_left=seconds_left
+            sandbox, self.task, self.task.generated_tests, "generated", seconds_left=seconds_left
         )
 
     def _tested_twin(self, trajectory: Trajectory) -> Trajectory | None:

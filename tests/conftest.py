@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from service.local.redis_server import find_binary
+from tests.service.sandboxes import podman
 
 # A shell's background job ignores Ctrl-C, and so would every process that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -37,3 +38,10 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield f"unix://{sock}"
     process.terminate()
     process.wait()
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[podman.Podman]:
+    """A container engine of this test process."""
+    with podman.podman() as running:
+        yield running

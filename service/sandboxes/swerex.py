@@ -25,6 +25,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from pilotfish import Observation, Task
+from search.commands import run_by
 from search.contracts import Gone
 from search.errors import SandboxError, SandboxLost
 from search.evaluation import write_files
@@ -92,7 +93,9 @@ class SwerexSandbox:
         """Write the task's files and run its set-up."""
         await write_files(self, task.files)
         for index, command in enumerate(task.setup):
-            result = await self.execute(command, action_id=f"setup {index}", timeout=timeout)
+            result = await self.execute(
+                run_by(task, command), action_id=f"setup {index}", timeout=timeout
+            )
             if result.exit_code != 0:
                 how = "took too long" if result.timed_out else f"exited with {result.exit_code}"
                 raise SandboxError(

@@ -45,6 +45,11 @@ async def _complete(request: Request) -> Response:
     body = await request.json()
     number = sum(message["role"] == "assistant" for message in body["messages"])
     texts = [turn(number, i, body.get("seed") or 0) for i in range(body.get("n", 1))]
+    return said(texts)
+
+
+def said(texts: list[str]) -> Response:
+    """A policy's answer: each candidate whole, one after the other."""
     return StreamingResponse(_stream(texts), media_type="text/event-stream")
 
 
@@ -63,7 +68,11 @@ async def _stream(texts: list[str]) -> AsyncIterator[str]:
 async def _judge(request: Request) -> Response:
     body = await request.json()
     await asyncio.sleep(BETWEEN)
-    q = expected_q(body["messages"][-1]["content"])
+    return judged(expected_q(body["messages"][-1]["content"]))
+
+
+def judged(q: float) -> Response:
+    """A judge's answer, YES with this probability."""
     top = [{"token": t, "logprob": math.log(p)} for t, p in (("YES", q), ("NO", 1 - q))]
     content: list[dict[str, Any]] = [{**top[0], "top_logprobs": top}]
     message = {"role": "assistant", "content": "YES"}

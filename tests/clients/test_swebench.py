@@ -20,6 +20,7 @@ from pilotfish.swebench import (
     ACTIVATE,
     FOLDER,
     JUDGE,
+    TESTBED,
     RowError,
     SweBenchOptions,
     paths_of,
@@ -274,6 +275,14 @@ def test_without_a_start_on_record_the_base_commit_is_it(sums):
     assert "test_sums" in submission_command(sums.row["base_commit"], ["tests/test_sums.py"])
 
 
+def test_what_python_compiled_is_not_handed_in(sums):
+    sums.write("__pycache__/sums.pyc", "x")
+    sums.write("deep/er/__pycache__/a/b.pyc", "x")
+    assert sums.submission() == ""
+    sums.write("deep/er/pycache.py", "x = 1\n")
+    assert paths_of(sums.submission()) == ["deep/er/pycache.py"]
+
+
 # ---- rows
 
 
@@ -285,6 +294,8 @@ def test_a_row_is_a_task(instances):
     assert "`total([1, 2])` gives 2" in task.statement
     assert task.evaluation.timeout == 1800
     assert task.evaluation.command.startswith(ACTIVATE)
+    assert task.path == [TESTBED]
+    assert TESTBED in task.statement
     assert all(path.startswith(FOLDER) for path in task.evaluation.files)
     assert row["patch"] not in task.model_dump_json()
     lists = row | {name: json.loads(row[name]) for name in ("FAIL_TO_PASS", "PASS_TO_PASS")}

@@ -147,7 +147,7 @@ async def test_attempts_that_the_budget_left_no_time_to_test_have_no_counts():
     sandbox = FakeSandbox("s", respond)
     left = iter([5.0, 0.0])
     counted = await count_passed(
-        sandbox, TESTED.regression_tests, "regression", seconds_left=lambda: next(left)
+        sandbox, TESTED, TESTED.regression_tests, "regression", seconds_left=lambda: next(left)
     )
     assert counted is None
     assert sandbox.ran == ["old test"]

@@ -26,9 +26,11 @@ FOLDER = ".pilotfish"
 """Of the judge, in the working folder. It is written when the agent is done."""
 START = "refs/pilotfish/start"
 """What the agent was given: images change more than the base commit has (``setup.cfg``, say)."""
+TESTBED = "/opt/miniconda3/envs/testbed/bin"
+"""Where the programs of SWE-bench's images are; elsewhere it is not there, and does nothing."""
 CONDA = "/opt/miniconda3/etc/profile.d/conda.sh"
 ACTIVATE = f"if [ -f {CONDA} ]; then . {CONDA} && conda activate testbed; fi"
-"""The Python environment of SWE-bench's images; elsewhere it does nothing."""
+"""What else that environment sets."""
 OWN_RUNNERS = frozenset({"django/django", "sympy/sympy"})
 """Repositories whose tests pytest does not run."""
 
@@ -47,8 +49,10 @@ class SweBenchOptions(BaseModel):
     image names have it). ``None``: the row's ``image_name`` or ``docker_image``, else SWE-bench's
     public image."""
     workdir: str = "/testbed"
+    path: list[str] = Field(default=[TESTBED])
+    """Folders that stand first on PATH, for the agent and for the tests."""
     activate: str = ACTIVATE
-    """Shell text before the tests: it makes ``python3`` the one that has pytest."""
+    """Shell text before the tests, with what ``path`` leaves to be done."""
     test_command: str | None = None
     """How the tests are run where it is not pytest. ``{files}`` are the test files; what it prints
     is read as ``pytest -rA``, verbose unittest or sympy's runner print it."""
@@ -122,6 +126,7 @@ def _task(row: _Row, options: SweBenchOptions) -> Task:
         statement=_statement(row, options),
         image=_image(row, options),
         workdir=options.workdir,
+        path=options.path,
         setup=[_REMEMBER],
         submission=submission_command(row.base_commit, touched),
         evaluation=Evaluation(
@@ -137,10 +142,10 @@ def _statement(row: _Row, options: SweBenchOptions) -> str:
         f"The repository {row.repo} is in {options.workdir}. Change it so that the issue below is"
         " resolved. Hidden tests will judge; you need not change the repository's own tests.\n"
     )
-    if options.activate == ACTIVATE:
+    if options.path:
         told += (
-            f"If there is a {CONDA}, the repository's Python environment is the one that `. {CONDA}"
-            " && conda activate testbed` gives, in each command anew.\n"
+            f"Its Python environment is in {':'.join(options.path)}, if that is there, which stands"
+            " first on PATH already.\n"
         )
     return f"{told}\n{row.problem_statement}"
 
@@ -185,9 +190,11 @@ _REMEMBER = (
 def submission_command(base_commit: str, ignored: list[str]) -> str:
     """Prints the change since the start as a patch for ``git apply``: new files and binary ones
     too, whether committed, staged or neither. ``ignored`` files are left out, since the tests
-    overwrite them. Neither the index nor the objects of the repository change."""
+    overwrite them, and so is what Python compiled: there are times in it, by which no two attempts
+    would hand in the same. Neither the index nor the objects of the repository change."""
     excluded = [f":(exclude,top,literal){path}" for path in [*ignored, FOLDER]]
-    paths = " ".join(shlex.quote(path) for path in [":(top)", *excluded])
+    compiled = ":(exclude,top,glob)**/__pycache__/**"
+    paths = " ".join(shlex.quote(path) for path in [":(top)", *excluded, compiled])
     options = (
         "--cached --binary --full-index --no-renames --no-color --no-ext-diff --no-textconv "
         "--src-prefix=a/ --dst-prefix=b/"

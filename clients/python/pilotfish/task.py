@@ -22,6 +22,13 @@ def check_files(files: Mapping[str, str]) -> Mapping[str, str]:
 Files = Annotated[dict[str, str], AfterValidator(check_files)]
 
 
+def check_folder(path: str) -> str:
+    """The same path. Raises: ``ValueError`` for one that cannot stand on PATH."""
+    if not path.startswith("/") or ":" in path or "\0" in path:
+        raise ValueError(f"an absolute path of a folder, without a colon: {path!r} is none")
+    return path
+
+
 class Check(BaseModel):
     """One test of what an agent left behind: files written after it is done, then one command."""
 
@@ -53,6 +60,9 @@ class Task(BaseModel):
     setup: list[str] = Field(default_factory=list)
     """Commands run in ``workdir`` before the agent starts; one that fails fails the start."""
     workdir: str = "/workspace"
+    path: list[Annotated[str, AfterValidator(check_folder)]] = Field(default_factory=list)
+    """Folders of the sandbox that stand first on PATH in each of its commands, the agent's and the
+    tests'. Those that are not there do nothing."""
     memory: int | None = Field(default=None, ge=2**20)
     """Bytes that its sandbox may take; ``None`` leaves it to the backend's settings."""
     submission: str | None = Field(default=None, min_length=1)

@@ -81,13 +81,6 @@ async def swerex(rex_url: str, tmp_path: Path) -> AsyncIterator[SwerexProvider]:
         yield provider
 
 
-@pytest.fixture(scope="session")
-def engine() -> Iterator[podman.Podman]:
-    """A container engine of this test process."""
-    with podman.podman() as running:
-        yield running
-
-
 def container_settings(engine: podman.Podman, owner: str, **others: Any) -> ContainerSettings:
     return ContainerSettings(
         host=engine.url,

@@ -130,6 +130,11 @@ class Podman:
             )
         shutil.rmtree(root)
 
+    def derive(self, image: str, base: str, folder: Path) -> None:
+        """Make an image of ``base`` with the files of ``folder`` over it, as root's."""
+        said = ["--pull=never", "--quiet", "--file", "-", "--tag", image, str(folder)]
+        self("build", *said, given=f"FROM {base}\nCOPY . /\n".encode())
+
     def wipe(self) -> None:
         """Containers, mounts and files."""
         self("rm", "--all", "--force", "--time", "0")

@@ -81,3 +81,31 @@ async def test_the_tasks_own_tests_run_in_what_the_agent_left(
     assert trajectory.submission == "done\n"
     assert (trajectory.regression_passed, trajectory.generated_passed) == (1, 1)
     assert (trajectory.exit_status, trajectory.reward) == ("Submitted", 1.0)
+
+
+async def test_the_tasks_folders_stand_first_on_path_in_every_command(
+    bubblewrap: BubblewrapProvider,
+) -> None:
+    tool = "printf '#!/bin/sh\\necho mine >>/tmp/used\\n' >'/tmp/my bin/ls'"
+    task = Task(
+        id="t",
+        statement="s",
+        image="host",
+        path=["/nowhere", "/tmp/my bin"],
+        setup=[f"mkdir '/tmp/my bin' && {tool} && chmod +x '/tmp/my bin/ls'", "ls"],
+        regression_tests=[Check(command="ls")],
+        submission="ls; cat /tmp/used",
+        evaluation=Evaluation(command='ls; test "$(wc -l </tmp/used)" = 5'),
+    )
+    turns = [[f"```bash\n{c}\n```"] for c in ("ls", "submit")]
+    strategy = Strategy(lookahead=Lookahead(k=1), selection=Selection(rule="hybrid"))
+    run = Run(task, FakePolicy(turn_by_turn(*turns)), None, bubblewrap, strategy, MemoryJournal())
+    [trajectory] = (await asyncio.wait_for(run.run(), 60)).trajectories
+    assert trajectory.submission == 3 * "mine\n"
+    assert (trajectory.regression_passed, trajectory.reward) == (1, 1.0)
+
+
+@pytest.mark.parametrize("folder", ["bin", "/a:/b", "", "/a\0"])
+def test_a_folder_that_cannot_stand_on_path_is_refused(folder: str) -> None:
+    with pytest.raises(ValueError, match="path"):
+        Task(id="t", statement="s", image="host", path=[folder])
