@@ -7,6 +7,9 @@ nothing else of the host's files: no home, no ``/root``, ``/var``, ``/run``, ``/
 repository, no environment. Own process, network (only its own loopback), IPC, host-name and user
 namespaces; an ordinary user without capabilities, who cannot gain any nor make further namespaces.
 
+A task that names hosts (``allow_hosts``) has a proxy to these on its loopback, ``egress.py`` in a
+process beside the sandbox; there is no other way out, and no names are resolved inside.
+
 Limits, and what enforces them:
 
 - Processes: ``RLIMIT_NPROC``. It does not hold for the host's root, and is shared by all processes
@@ -51,6 +54,7 @@ from search.contracts import Gone
 from search.errors import SandboxError, SandboxLost
 from service.local.process import ProcessId, collect
 from service.sandboxes.actions import GuestActions
+from service.sandboxes.guest import PROXY_PORT
 from service.sandboxes.server import RexServer
 from service.sandboxes.state import Record, StateFolder
 from service.sandboxes.swerex import SwerexSandbox
@@ -60,6 +64,7 @@ log = structlog.get_logger()
 
 IMAGE = "host"
 GUEST = Path(__file__).with_name("guest.py")
+EGRESS = Path(__file__).with_name("egress.py")
 INSIDE = "/run/pilotfish"
 PROJECT = Path(__file__).resolve().parents[2]
 SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -79,6 +84,13 @@ USER = 1000
 FIRST_HOST_USER = 2_000_000_000
 """Beyond what distributions give to users and containers."""
 HOST_USERS = 65_536
+PROXY = f"http://127.0.0.1:{PROXY_PORT}"
+OWN = "localhost,127.0.0.1,::1"
+PROXIED = {
+    **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), PROXY),
+    **dict.fromkeys(("no_proxy", "NO_PROXY"), OWN),
+}
+"""By what most programs find a proxy."""
 TAKEN = ("/usr", "/etc", "/proc", "/dev", "/run", *SYSTEM)
 
 
@@ -118,6 +130,15 @@ class BubblewrapSettings(BaseModel):
     """Further host folders to show, read-only, at the same path."""
     environment: dict[str, str] = Field(default_factory=dict)
     """Added to the commands' environment, which has nothing of ours."""
+    egress_private: list[str] = Field(default_factory=list)
+    """Hosts, as tasks name them in ``allow_hosts`` but without a port, whose addresses need not be
+    public ones: a mirror of your own, say."""
+    egress_connections: int = Field(default=64, ge=1)
+    """Connections to a task's hosts at once."""
+    egress_bytes: int = Field(default=2**31, ge=1)
+    """Bytes that a sandbox may send to its hosts and receive together."""
+    egress_idle: float = Field(default=120.0, gt=0)
+    """Seconds after which a connection on which nothing moves is closed."""
 
 
 class BubblewrapProvider:
@@ -130,6 +151,8 @@ class BubblewrapProvider:
         self.state = StateFolder(self.settings.state_dir or StateFolder.default())
         self._source = GUEST.read_bytes()
         self._started: dict[str, tuple[Record, subprocess.Popen[bytes]]] = {}
+        self._proxies: dict[str, subprocess.Popen[bytes]] = {}
+        """By sandbox, to be collected: they end with it by themselves."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -202,7 +225,7 @@ class BubblewrapProvider:
         try:
             listener = self.state.listen(sandbox_id)
             outer, inner = await unhurried(
-                self._spawn(bwrap, listener, task, self.state.log(sandbox_id)), _end_unborn
+                self._spawn(bwrap, listener, task, sandbox_id), _end_unborn
             )
             record = Record(
                 id=sandbox_id,
@@ -230,7 +253,7 @@ class BubblewrapProvider:
         return sandbox
 
     async def _spawn(
-        self, bwrap: str, listener: socket.socket, task: Task, errors: Path
+        self, bwrap: str, listener: socket.socket, task: Task, sandbox_id: str
     ) -> tuple[subprocess.Popen[bytes], ProcessId]:
         """Bubblewrap's own process, and the sandbox's first."""
         user = host_user() if os.getuid() == 0 else None
@@ -241,11 +264,12 @@ class BubblewrapProvider:
             inherited = Inherited(held)
             inherited.add(tell)
             inherited.fds.append(listener.fileno())
+            way_out = self._proxy(inherited, sandbox_id, task) if task.allow_hosts else None
             arguments = [
                 *("--info-fd", str(tell)),
                 *self._namespaces(),
                 *self._file_system(inherited, task.workdir),
-                *self._guest(inherited, listener.fileno(), task),
+                *self._guest(inherited, listener.fileno(), task, way_out),
             ]
             # Blocks for the few milliseconds of a fork; asyncio's own would do that too, and would
             # then spend a thread on waiting.
@@ -253,7 +277,7 @@ class BubblewrapProvider:
                 [bwrap, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=held.enter_context(errors.open("wb")),
+                stderr=held.enter_context(self.state.log(sandbox_id).open("ab")),
                 cwd="/",
                 env={},
                 user=user,
@@ -273,6 +297,35 @@ class BubblewrapProvider:
                 if isinstance(error, KeyError | ValueError):
                     raise ProcessLookupError("it ended at once") from None
                 raise
+
+    def _proxy(self, inherited: Inherited, sandbox_id: str, task: Task) -> int:
+        """Start the proxy to the task's hosts; the descriptor by which the sandbox finds it. With
+        that one's last copy it ends, so it is started first."""
+        self._proxies = {name: old for name, old in self._proxies.items() if old.poll() is None}
+        settings = self.settings
+        config = {
+            "allow": task.allow_hosts,
+            "private": settings.egress_private,
+            "connections": settings.egress_connections,
+            "transfer": settings.egress_bytes,
+            "idle": settings.egress_idle,
+            "user": host_user() if os.getuid() == 0 else None,
+        }
+        ours, theirs = socket.socketpair()
+        with ours, self.state.log(sandbox_id).open("ab") as errors:
+            fd = str(ours.fileno())
+            words = ["-I", "-S", str(EGRESS), fd, json.dumps(config), sandbox_id]
+            self._proxies[sandbox_id] = subprocess.Popen(
+                [sys.executable, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                cwd="/",
+                env={},
+                pass_fds=[ours.fileno()],
+                start_new_session=True,
+            )
+        return inherited.add(theirs.detach())
 
     def _namespaces(self) -> list[str]:
         return [
@@ -315,7 +368,9 @@ class BubblewrapProvider:
             arguments += ["--size", "4096", "--tmpfs", str(PROJECT), "--remount-ro", str(PROJECT)]
         return [*arguments, "--size", size, "--tmpfs", workdir]
 
-    def _guest(self, inherited: Inherited, listener: int, task: Task) -> list[str]:
+    def _guest(
+        self, inherited: Inherited, listener: int, task: Task, way_out: int | None
+    ) -> list[str]:
         settings, workdir = self.settings, task.workdir
         memory = task.memory or settings.memory
         python, prefix = self._python()
@@ -343,8 +398,10 @@ class BubblewrapProvider:
                 "HOME": "/tmp",
                 "USER": "agent",
                 "LANG": "C.UTF-8",
+                **({} if way_out is None else PROXIED),
                 **settings.environment,
             },
+            **({} if way_out is None else {"egress": way_out}),
         }
         source = inherited.add(open_memory(self._source))
         setup = inherited.add(open_memory(json.dumps(config).encode()))
@@ -409,6 +466,8 @@ class BubblewrapProvider:
             return
         if outer is not None:
             await collect(outer, 10.0)
+        if (proxy := self._proxies.pop(record.id, None)) is not None:
+            await collect(proxy, 10.0)
         self._started.pop(record.id, None)
         if said := self.state.said(record.id):
             log.error("sandbox_server_failed", sandbox=record.id, said=said)

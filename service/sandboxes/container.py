@@ -282,6 +282,11 @@ class ContainerProvider:
         self, task: Task, *, labels: dict[str, str] | None = None
     ) -> AsyncIterator[SwerexSandbox]:
         _check_workdir(task.workdir)
+        if task.allow_hosts:
+            raise SandboxError(
+                "the task allows some hosts only (allow_hosts), which containers cannot be held to:"
+                " use bubblewrap, or take them out of the task and set `network` to one of yours"
+            )
         image = self.image(task.image)
         await self._ensure(image)
         name = f"pilotfish-{uuid.uuid4().hex}"

@@ -58,6 +58,8 @@ UNCLAIMED = 20.0
 HEADROOM = 64
 """Processes that this server may start beyond the limit of the commands."""
 MARK = "PILOTFISH_ACTION"
+PROXY_PORT = 3128
+"""Where commands find the proxy, if the sandbox has one."""
 
 
 class Output:
@@ -397,6 +399,16 @@ class Guest:
         }
         self._limit_self()
         self._watch_children()
+        if "egress" in config:
+            self._listen_for_egress(config["egress"])
+
+    def _listen_for_egress(self, fd: int) -> None:
+        """Hand out a socket that listens in here, to the proxy that accepts on it out there. The
+        connection to it is kept, unused: by its end the proxy knows of ours."""
+        self.proxy = socket.socket(fileno=fd)
+        self.proxy.set_inheritable(False)
+        with socket.create_server(("127.0.0.1", PROXY_PORT), backlog=64) as listener:
+            socket.send_fds(self.proxy, [b"1"], [listener.fileno()])
 
     # ---- the loop
 

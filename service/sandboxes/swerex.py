@@ -179,6 +179,11 @@ class SwerexProvider:
         self, task: Task, *, labels: dict[str, str] | None = None
     ) -> AsyncIterator[SwerexSandbox]:
         settings = self.settings
+        if task.allow_hosts:
+            raise SandboxError(
+                "the task allows some hosts only (allow_hosts), which SWE-ReX servers cannot be"
+                " held to: use bubblewrap"
+            )
         if settings.images and task.image not in settings.images:
             raise SandboxError(f"no image {task.image!r} here, only {', '.join(settings.images)}")
         async with self._place() as name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Annotated
@@ -27,6 +28,14 @@ def check_folder(path: str) -> str:
     if not path.startswith("/") or ":" in path or "\0" in path:
         raise ValueError(f"an absolute path of a folder, without a colon: {path!r} is none")
     return path
+
+
+def check_host(host: str) -> str:
+    """The same host. Raises: ``ValueError`` for what is not ``NAME`` or ``*.NAME``, with a port if
+    need be."""
+    if not re.fullmatch(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?(:[1-9]\d{0,4})?", host):
+        raise ValueError(f"a host is NAME, *.NAME, NAME:PORT or *.NAME:PORT: {host!r} is none")
+    return host
 
 
 class Check(BaseModel):
@@ -63,6 +72,11 @@ class Task(BaseModel):
     path: list[Annotated[str, AfterValidator(check_folder)]] = Field(default_factory=list)
     """Folders of the sandbox that stand first on PATH in each of its commands, the agent's and the
     tests'. Those that are not there do nothing."""
+    allow_hosts: list[Annotated[str, AfterValidator(check_host)]] = Field(
+        default_factory=list, max_length=256
+    )
+    """Hosts that its sandbox may speak to by HTTP and HTTPS: ``pypi.org``, ``*.example.org`` (not
+    example.org itself), ``host:8443``; without a port 80 and 443. None is no network."""
     memory: int | None = Field(default=None, ge=2**20)
     """Bytes that its sandbox may take; ``None`` leaves it to the backend's settings."""
     submission: str | None = Field(default=None, min_length=1)
