@@ -50,6 +50,10 @@ class JournalError(SearchError):
     """The journal cannot be read or written: whoever runs the run must stop."""
 
 
+class NotWritten(JournalError):
+    """The entry was not written and will not be: the run is another's, or was left."""
+
+
 class BudgetExceeded(SearchError):
     """The next action does not fit the budget. ``exit_status`` names the limit that was met."""
 

@@ -227,15 +227,18 @@ class FakeSandboxes:
 
 
 class MemoryJournal:
-    """A journal that ends with the process. ``crash_after`` makes the n-th append fail, once."""
+    """A journal that ends with the process. ``crash_after`` makes the n-th append fail, once; with
+    ``applied`` the entry is there all the same, and only the answer is lost."""
 
-    def __init__(self, *, crash_after: int | None = None) -> None:
+    def __init__(self, *, crash_after: int | None = None, applied: bool = False) -> None:
         self._entries: list[dict[str, Any]] = []
-        self._crash_after = crash_after
+        self._crash_after, self._applied = crash_after, applied
 
     async def append(self, kind: str, **data: Any) -> None:
         if self._crash_after is not None and len(self._entries) >= self._crash_after:
             self._crash_after = None
+            if self._applied:
+                self._entries.append({"kind": kind, "at": time.time(), **data})
             raise JournalError("the journal is not there")
         self._entries.append({"kind": kind, "at": time.time(), **data})
 

@@ -8,6 +8,7 @@ waited for again until it answers once more: a run whose critic is gone for good
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -29,26 +30,42 @@ MORE_TRIES = 2
 
 
 class _Patience:
-    """How long to go on asking: ``seconds`` from the first failure."""
+    """What the calls to one endpoint know of it together."""
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._since: float | None = None
-        self._in_vain = False
+        self.seconds = seconds
+        self.last_answer = -math.inf
+        """Monotonic time."""
+        self.in_vain = False
+        """It was waited for, and nothing answered since."""
 
     def answered(self) -> None:
-        self._since, self._in_vain = None, False
+        self.last_answer, self.in_vain = time.monotonic(), False
 
-    async def wait(self, tried: int, error: Exception) -> bool:
+    def asking(self) -> _Asking:
+        return _Asking(self)
+
+
+class _Asking:
+    """One call that is made until it succeeds: for ``seconds`` from its first failure."""
+
+    def __init__(self, patience: _Patience) -> None:
+        self._patience = patience
+        self._since: float | None = None
+        self.tried = 0
+
+    async def wait(self, error: Exception) -> bool:
         """Pause before the next try; false where there is to be none."""
-        now = time.monotonic()
+        patience, now = self._patience, time.monotonic()
         self._since = now if self._since is None else self._since
-        left = self._since + self._seconds - now
-        if self._in_vain or left <= 0:
-            self._in_vain, self._since = True, None
+        self.tried += 1
+        left = self._since + patience.seconds - now
+        if left <= 0 and patience.last_answer < self._since:
+            patience.in_vain = True
+        if left <= 0 or patience.in_vain:
             return False
-        log.warning("asked again", error=str(error), tried=tried)
-        await asyncio.sleep(min(left, LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(tried, 10)))
+        log.warning("asked again", error=str(error), tried=self.tried)
+        await asyncio.sleep(min(left, LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self.tried, 10)))
         return True
 
 
@@ -65,7 +82,7 @@ class PatientPolicy:
     ) -> AsyncGenerator[Sample, None]:
         """As the contract says."""
         given: set[int] = set()
-        tried = 0
+        asking = self._patience.asking()
         while True:
             failed: dict[int, Sample] = {}
             error: PolicyError | None = None
@@ -82,12 +99,11 @@ class PatientPolicy:
                 raise
             except PolicyError as caught:
                 error = caught
-            tried += 1
             if error is None:
                 self._patience.answered()
             missing = error or PolicyError(f"{n - len(given)} of {n} samples failed")
-            done = error is None and (len(given) == n or tried > MORE_TRIES)
-            if not done and await self._patience.wait(tried, missing):
+            done = error is None and (len(given) == n or asking.tried >= MORE_TRIES)
+            if not done and await asking.wait(missing):
                 continue
             if error is not None:
                 raise error
@@ -120,15 +136,14 @@ class PatientCritic:
         return await self._asked(lambda: self._critic.score_turns(messages))
 
     async def _asked(self, call: Callable[[], Awaitable[T]]) -> T:
-        tried = 0
+        asking = self._patience.asking()
         while True:
             try:
                 answer = await call()
             except CriticRefused:
                 raise
             except CriticError as error:
-                tried += 1
-                if not await self._patience.wait(tried, error):
+                if not await asking.wait(error):
                     raise
             else:
                 self._patience.answered()

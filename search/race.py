@@ -39,6 +39,12 @@ class Race:
             self.winner = self.winner or trajectory
             self.accepted.set()
 
+    def lost(self, trajectory: Trajectory) -> None:
+        """It was lost after it had ended, in its evaluation: if it had won, nobody has."""
+        if self.winner is trajectory:
+            self.winner = None
+            self.accepted.clear()
+
     def behind(self, trajectory: Trajectory) -> str | None:
         """Why a trajectory should go no further, if it should not."""
         margin = self._selection.prune_behind

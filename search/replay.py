@@ -31,7 +31,8 @@ class Begun:
     excused: bool = False
     """The run was tried again after it: if the infrastructure failed it, that counts no more."""
     began: float = 0.0
-    """How long the run had been executed when it began."""
+    """How long the run had been executed when it began, or had its sandbox: waiting for that is not
+    its time."""
 
 
 def replay(entries: Iterable[dict[str, Any]]) -> dict[Key, Begun]:
@@ -46,7 +47,8 @@ def replay(entries: Iterable[dict[str, Any]]) -> dict[Key, Begun]:
             key = (entry["slot"], entry["try"])
             by_id[trajectory.id] = begun[key] = Begun(key, trajectory, began=elapsed)
         elif entry["kind"] == "sandbox_started":
-            begun[entry["slot"], entry["try"]].sandbox = entry["sandbox"]
+            one = begun[entry["slot"], entry["try"]]
+            one.sandbox, one.began = entry["sandbox"], elapsed
         elif entry["kind"] in ("decided", "observed", "trajectory_ended"):
             one = by_id[entry["trajectory"]]
             one.seconds = elapsed - one.began

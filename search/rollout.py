@@ -98,6 +98,7 @@ class Rollout:
 
     async def _decide(self) -> None:
         number = len(self.trajectory.steps)
+        self._check_format_errors()  # whoever had it before may not have come to it
         self._check_limits(number)
         if why := self._behind(self.trajectory):
             raise _Ended("Pruned", why)

@@ -25,8 +25,8 @@ from pilotfish import Task, Trajectory, Usage
 from pilotfish.strategy import Strategy
 from pilotfish.trajectory import INFRASTRUCTURE_FAILURES
 from search.budget import Budget
-from search.contracts import Critic, Gone, Journal, Policy, Sandbox, SandboxProvider
-from search.errors import BudgetExceeded, JournalError, SandboxError, SandboxLost
+from search.contracts import Critic, Journal, Policy, Sandbox, SandboxProvider
+from search.errors import BudgetExceeded, JournalError, NotWritten, SandboxError, SandboxLost
 from search.evaluation import count_passed, evaluate, submission_of
 from search.patches import cleaned
 from search.patience import PatientCritic, PatientPolicy
@@ -116,6 +116,13 @@ class Run:
         if not entries:
             return
         self._known = replay(entries)
+        ended = {
+            known.trajectory.id
+            for known in self._known.values()
+            if known.sandbox is not None and known.trajectory.exit_status is not None
+        }
+        if ended:  # whoever had the run before may have died before it closed their sandboxes
+            await self._reap(ended)
         for known in self._known.values():
             known.resumed = True
             for step in known.trajectory.steps[:-1] if self.lean else []:
@@ -163,7 +170,7 @@ class Run:
             return trajectory
         ended = False
         try:
-            async with self._sandbox(key, known) as sandbox, self._holding(sandbox):
+            async with self._sandbox(key, known) as sandbox:
                 await self._race_with(trajectory, sandbox, known.seconds)
                 await self._journal_end(trajectory)  # while the sandbox is there to come back to
                 ended = True
@@ -175,6 +182,7 @@ class Run:
                 log.warning("sandbox not closed", trajectory=trajectory.id, error=str(error))
                 return trajectory
             _fail(trajectory, error)
+            self._race.lost(trajectory)
         await self._journal_end(trajectory)
         return trajectory
 
@@ -199,17 +207,14 @@ class Run:
     async def _sandbox(self, key: Key, known: Begun) -> AsyncIterator[Sandbox]:
         """The trajectory's own live sandbox, or a fresh one if it never had one."""
         if known.sandbox is not None:
-            sandbox = await self.sandboxes.attach(known.sandbox)
-            try:
+            async with self._attached(known, known.sandbox) as sandbox:
                 yield sandbox
-            finally:
-                await asyncio.shield(sandbox.close())
             return
         labels = self.labels | {"trajectory": known.trajectory.id}
         async with AsyncExitStack() as stack:
             if known.resumed:
                 # Whoever had the run before may have started one and died before it was journaled.
-                await self.sandboxes.reap(_of(known.trajectory.id))
+                await self._reap({known.trajectory.id})
             try:
                 async with asyncio.timeout(self.budget.seconds_left) as limit:
                     starting = self.sandboxes.start(self.task, labels=labels)
@@ -219,10 +224,36 @@ class Run:
                     raise
                 message = f"no sandbox started in the {self.budget.limits.seconds:g} s of the run"
                 raise BudgetExceeded(message, "TimeLimitExceeded") from None
+            await self._journal_sandbox(key, sandbox)
+            async with self._holding(sandbox):
+                yield sandbox
+
+    @asynccontextmanager
+    async def _attached(self, known: Begun, sandbox_id: str) -> AsyncIterator[Sandbox]:
+        try:
+            sandbox = await self.sandboxes.attach(sandbox_id)
+        except SandboxError:
+            await self._reap({known.trajectory.id})  # if it is there after all, nobody wants it
+            raise
+        try:
+            async with self._holding(sandbox):
+                yield sandbox
+        finally:
+            await asyncio.shield(sandbox.close())
+
+    async def _journal_sandbox(self, key: Key, sandbox: Sandbox) -> None:
+        """Where nobody knows whether the entry is there, the sandbox is left: whoever goes on
+        attaches to it by the entry, or removes it by its label."""
+        try:
             await self.journal.append(
                 "sandbox_started", slot=key[0], **{"try": key[1]}, sandbox=sandbox.id
             )
-            yield sandbox
+        except NotWritten:
+            raise
+        except BaseException as error:
+            if self.journal.left or isinstance(error, JournalError):
+                await asyncio.shield(sandbox.release())
+            raise
 
     @asynccontextmanager
     async def _holding(self, sandbox: Sandbox) -> AsyncIterator[None]:
@@ -235,6 +266,19 @@ class Run:
             raise
         finally:
             del self._held[sandbox.id]
+            if self.journal.left:  # maybe before it was held
+                await asyncio.shield(sandbox.release())
+
+    async def _reap(self, trajectories: set[str]) -> None:
+        """Remove what is labelled as theirs. What cannot be is left to the reconciler."""
+
+        async def gone(labels: Mapping[str, str]) -> bool:
+            return labels.get("trajectory") in trajectories
+
+        try:
+            await self.sandboxes.reap(gone)
+        except SandboxError as error:
+            log.warning("sandboxes not looked through", error=str(error))
 
     async def _race_with(self, trajectory: Trajectory, sandbox: Sandbox, seconds: float) -> None:
         """Roll it out, unless another is accepted meanwhile."""
@@ -378,17 +422,8 @@ class _OwnJournal:
 
     async def append(self, kind: str, **data: Any) -> None:
         if self.left:
-            raise JournalError("the run was left to somebody else")
+            raise NotWritten("the run was left to somebody else")
         await self._inner.append(kind, elapsed=round(self._elapsed(), 3), **data)
-
-
-def _of(trajectory_id: str) -> Gone:
-    """What is labelled as this trajectory's."""
-
-    async def gone(labels: Mapping[str, str]) -> bool:
-        return labels.get("trajectory") == trajectory_id
-
-    return gone
 
 
 def _outcome(attempts: list[Trajectory]) -> Trajectory:
@@ -396,8 +431,8 @@ def _outcome(attempts: list[Trajectory]) -> Trajectory:
 
 
 def _fail(trajectory: Trajectory, error: Exception) -> None:
-    """What ended it, by name."""
-    trajectory.exit_message = str(error)
+    """What ended it, by name; what the infrastructure failed has no reward."""
+    trajectory.exit_message, trajectory.reward = str(error), None
     match error:
         case SandboxLost():
             trajectory.exit_status = "SandboxLost"

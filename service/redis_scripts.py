@@ -121,6 +121,7 @@ FINISH = (
 local held = redis.call('HMGET', KEYS[2], 'status', 'epoch')
 if not held[1] or ended(held[1]) or held[2] ~= ARGV[3] then return 0 end
 redis.call('HSET', KEYS[2], 'status', ARGV[5], 'ended_at', ARGV[6], 'result', ARGV[7])
+redis.call('HINCRBY', KEYS[2], 'epoch', 1)
 redis.call('ZREM', KEYS[3], ARGV[4])
 redis.call('ZREM', KEYS[4], ARGV[4])
 redis.call('XADD', KEYS[1], '*', 'e', ARGV[1])

@@ -36,7 +36,7 @@ import stamina
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import RedisError
 
-from search.errors import JournalError
+from search.errors import JournalError, NotWritten
 from service import redis_scripts as scripts
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ class RunGone(StateError):
     """There is no such run (any more)."""
 
 
-class Fenced(StateError):
+class Fenced(StateError, NotWritten):
     """Another worker has the run: this one must stop, and leave everything as it is."""
 
 

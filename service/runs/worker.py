@@ -61,9 +61,11 @@ class _Held:
         if self.ending is not None or self.task is None:
             return
         self.ending = why
-        if why != "cancelling" and self.run is not None:
-            await self.run.leave()
-        self.task.cancel()
+        try:
+            if why != "cancelling" and self.run is not None:
+                await asyncio.shield(self.run.leave())
+        finally:
+            self.task.cancel()
 
 
 class RunWorker:
@@ -239,6 +241,8 @@ class RunWorker:
                 await self._state.give_back(held.id, held.epoch)
 
     async def _failed(self, held: _Held, cause: Exception) -> None:
+        if isinstance(cause, JournalError) and held.ending is not None:
+            return await self._conclude(held)  # what it was at broke before it was cancelled
         if isinstance(cause, Fenced | RunGone):
             raise cause
         if isinstance(cause, JournalError):

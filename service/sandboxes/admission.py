@@ -79,11 +79,11 @@ class Admission:
     ) -> AsyncIterator[Sandbox]:
         place = uuid.uuid4().hex
         weight = (task.memory or self._weight) + self._beside
-        await self._wait("running", place, weight)
-        keeping = asyncio.create_task(self._keep("running", place, weight))
         admitted: _Admitted | None = None
         try:
             async with AsyncExitStack() as stack:
+                await self._wait("running", place, weight)
+                await stack.enter_async_context(self._kept_up("running", place, weight))
                 async with self._holding("starting"):
                     own = {PLACE: place, WEIGHT: str(weight)}
                     starting = self.provider.start(task, labels=(labels or {}) | own)
@@ -91,8 +91,6 @@ class Admission:
                 admitted = _Admitted(sandbox, place, self)
                 yield admitted
         finally:
-            keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
             if admitted is None or not admitted.released:
                 await self.left(place)
 
@@ -158,14 +156,21 @@ class Admission:
     async def _holding(self, kind: str) -> AsyncIterator[None]:
         """A place, kept as long as this process lives and is in here."""
         place = uuid.uuid4().hex
-        await self._wait(kind, place, 0)
-        keeping = asyncio.create_task(self._keep(kind, place, 0))
+        try:
+            await self._wait(kind, place, 0)
+            async with self._kept_up(kind, place, 0):
+                yield
+        finally:
+            await self._leave(kind, place)
+
+    @asynccontextmanager
+    async def _kept_up(self, kind: str, place: str, weight: int) -> AsyncIterator[None]:
+        keeping = asyncio.create_task(self._keep(kind, place, weight))
         try:
             yield
         finally:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
-            await self._leave(kind, place)
 
     async def _wait(self, kind: str, place: str, weight: int) -> None:
         if not self._bounded(kind):
@@ -238,7 +243,7 @@ class Admissions:
     ) -> None:
         """All by a backend's name; ``settings`` are the backends' own; ``reconcile`` is how often
         ``Admission.reconcile`` is called, seconds."""
-        self._kept = max(LEAST_KEPT, 5 * reconcile)
+        self._kept = max(LEAST_KEPT, 2 * reconcile)
         self._backends, self._bounds, self._settings = backends, bounds, settings
         self._state = state
 

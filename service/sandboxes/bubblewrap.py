@@ -184,7 +184,11 @@ class BubblewrapProvider:
         if record is None or not record.process.alive:
             raise SandboxLost(f"sandbox {sandbox_id} is gone")
         sandbox = self._sandbox(record)
-        await sandbox.server.is_alive()
+        try:
+            await sandbox.server.is_alive(self.settings.start_timeout)
+        except BaseException:
+            await sandbox.release()
+            raise
         return sandbox
 
     async def reap(self, gone: Gone | None = None) -> dict[str, Mapping[str, str]]:
@@ -197,6 +201,9 @@ class BubblewrapProvider:
             if over or (gone is not None and await gone(record.labels)):
                 await self._remove(record)
                 removed[record.id] = record.labels
+        for sandbox_id, (_, outer) in list(self._started.items()):
+            if outer.poll() is not None:  # another process removed it
+                del self._started[sandbox_id]
         return removed
 
     # ---- starting
@@ -289,13 +296,17 @@ class BubblewrapProvider:
             inherited.close()
             listener.close()
             try:
-                told = await read_to_end(reader)
+                async with asyncio.timeout(self.settings.start_timeout):
+                    told = await read_to_end(reader)
                 return outer, ProcessId.of(int(json.loads(told or b"{}")["child-pid"]))
             except BaseException as error:
                 outer.kill()
                 outer.wait()
                 if isinstance(error, KeyError | ValueError):
                     raise ProcessLookupError("it ended at once") from None
+                if isinstance(error, TimeoutError):
+                    message = f"it said nothing in {self.settings.start_timeout:g} s"
+                    raise ProcessLookupError(message) from None
                 raise
 
     def _proxy(self, inherited: Inherited, sandbox_id: str, task: Task) -> int:

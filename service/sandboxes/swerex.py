@@ -243,7 +243,7 @@ class SwerexProvider:
         finally:
             self._used[name] -= 1
             async with self._freed:
-                self._freed.notify()
+                self._freed.notify_all()  # one who is cancelled passes it on to nobody
 
     def _record(self, sandbox_id: str) -> str:
         return f"{self.settings.folder}/{sandbox_id}/sandbox.json"

@@ -1,5 +1,6 @@
 """A run outlasts a policy or a critic that is away, and what is bad for good ends it at once."""
 
+import asyncio
 import time
 
 import pytest
@@ -92,6 +93,28 @@ async def test_patience_ends_and_then_is_not_had_again_until_it_answers():
     for _ in range(2):
         assert len([s async for s in patient.sample(STATE, 1, Sampling())]) == 1
     assert before < 999
+
+
+async def test_one_call_that_never_succeeds_ends_though_others_are_answered():
+    class Picky(Scripted):
+        async def sample(self, state, n, sampling, *, session=None):
+            if session == "poisoned":
+                raise PolicyError("malformed")
+            yield good(0)
+
+    patient = PatientPolicy(Picky(), 0.3)
+    ended = asyncio.Event()
+
+    async def others():
+        while not ended.is_set():
+            assert [s async for s in patient.sample(STATE, 1, Sampling(), session="fine")]
+            await asyncio.sleep(0.01)
+
+    asking = asyncio.create_task(others())
+    with pytest.raises(PolicyError, match="malformed"):
+        [s async for s in patient.sample(STATE, 1, Sampling(), session="poisoned")]
+    ended.set()
+    await asking
 
 
 async def test_a_critic_that_is_away_is_asked_again_and_one_that_refuses_is_not():

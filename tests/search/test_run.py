@@ -416,10 +416,14 @@ async def test_without_lookahead_the_critic_reads_the_finished_trajectory():
     assert result.trajectories[0].qs == [0.2, 0.4, 0.6]
 
 
+@pytest.mark.parametrize("applied", [False, True])
 @pytest.mark.parametrize("crash_after", range(1, 9))
-async def test_a_run_whose_worker_dies_anywhere_is_continued_and_no_action_runs_twice(crash_after):
+async def test_a_run_whose_worker_dies_anywhere_is_continued_and_no_action_runs_twice(
+    crash_after, applied
+):
+    """``applied``: the entry that it died at is there."""
     sandboxes = FakeSandboxes(respond)
-    journal = MemoryJournal(crash_after=crash_after)
+    journal = MemoryJournal(crash_after=crash_after, applied=applied)
     policy = FakePolicy(turn_by_turn([bash("ls")], [bash("pwd")], [bash("submit")]))
     with pytest.raises(ExceptionGroup if crash_after < 8 else JournalError):
         await make_run(policy, sandboxes=sandboxes, journal=journal, lookahead=ONE).run()
@@ -432,6 +436,8 @@ async def test_a_run_whose_worker_dies_anywhere_is_continued_and_no_action_runs_
     kinds = [entry["kind"] for entry in await journal.entries()]
     assert kinds.count("decided") == 3
     assert kinds.count("observed") == 2
+    assert all(sandbox.closed for sandbox in sandboxes.all.values())
+    assert len(sandboxes.all) == (1 if applied or crash_after != 1 else 2)
 
 
 async def test_a_continued_trajectory_keeps_its_time_limit():
@@ -462,6 +468,128 @@ async def test_the_time_that_nobody_was_at_it_is_not_counted():
     ).trajectories
     assert trajectory.exit_status == "Submitted"
     assert trajectory.seconds < 60
+
+
+class Dying(FakeSandboxes):
+    """The first sandbox dies in the evaluation."""
+
+    async def _die(self, sandbox, execute, command, **options):
+        if command == "run hidden tests" and sandbox.id == "fake-0":
+            sandbox.closed = True
+        return await execute(command, **options)
+
+    @asynccontextmanager
+    async def start(self, task, *, labels=None):
+        async with super().start(task, labels=labels) as sandbox:
+            execute = sandbox.execute
+            sandbox.execute = lambda command, **o: self._die(sandbox, execute, command, **o)
+            yield sandbox
+
+
+async def test_one_whose_sandbox_dies_in_the_evaluation_has_no_reward_and_is_replaced():
+    journal = MemoryJournal()
+    run = make_run(
+        FakePolicy(THREE_TURNS), sandboxes=Dying(respond), journal=journal, lookahead=ONE
+    )
+    result = await run.run()
+    ends = [(t.exit_status, t.reward) for t in result.trajectories]
+    assert ends == [("SandboxLost", None), ("Submitted", 1.0)]
+    written = [begun.trajectory.reward for begun in replay(await journal.entries()).values()]
+    assert written == [None, 1.0]
+
+
+async def test_a_winner_that_is_lost_in_its_evaluation_has_not_won():
+    run = make_run(
+        FakePolicy(THREE_TURNS), critic=FakeCritic(lambda s, a: 0.9), sandboxes=Dying(respond),
+        lookahead=ONE, selection=Selection(n=1, accept_at=0.5),
+    )  # fmt: skip
+    result = await run.run()
+    assert [t.exit_status for t in result.trajectories] == ["SandboxLost", "Submitted"]
+    assert result.selected == 1
+
+
+async def test_one_that_was_taken_up_ends_where_it_would_have_ended():
+    """At its last format error, though its worker died before it said so."""
+    journal = MemoryJournal(crash_after=4 + 2)
+    settings = RolloutSettings(max_format_errors=2)
+    given = {
+        "journal": journal, "sandboxes": FakeSandboxes(respond), "lookahead": ONE,
+        "rollout": settings,
+    }  # fmt: skip
+    with pytest.raises(ExceptionGroup):
+        await make_run(FakePolicy(saying("?!")), **given).run()
+    assert [e["kind"] for e in await journal.entries()][-1] == "observed"
+    [trajectory] = (await make_run(FakePolicy(THREE_TURNS), **given).run()).trajectories
+    assert (trajectory.exit_status, len(trajectory.steps)) == ("FormatError", 2)
+
+
+async def test_waiting_for_a_sandbox_is_not_the_trajectorys_time():
+    sandboxes, journal = FakeSandboxes(respond), MemoryJournal(crash_after=4)
+    policy = FakePolicy(turn_by_turn([bash("ls")], [bash("pwd")], [bash("submit")]))
+    limited = {"lookahead": ONE, "rollout": RolloutSettings(max_seconds=60)}
+    with pytest.raises(ExceptionGroup):
+        await make_run(policy, sandboxes=sandboxes, journal=journal, **limited).run()
+    for entry in journal._entries[1:]:
+        entry["elapsed"] += 500
+    [trajectory] = (
+        await make_run(policy, sandboxes=sandboxes, journal=journal, **limited).run()
+    ).trajectories
+    assert trajectory.exit_status == "Submitted"
+
+
+class Slow(FakeSandboxes):
+    """Attaching waits until it is told to go on."""
+
+    def __init__(self):
+        super().__init__(respond)
+        self.asked, self.go = asyncio.Event(), asyncio.Event()
+
+    async def attach(self, sandbox_id):
+        self.asked.set()
+        await self.go.wait()
+        return await super().attach(sandbox_id)
+
+
+async def test_a_run_that_is_left_while_it_attaches_closes_nothing():
+    sandboxes, journal = Slow(), MemoryJournal(crash_after=4)
+    policy = FakePolicy(turn_by_turn([bash("ls")], [bash("pwd")], [bash("submit")]))
+    given = {"sandboxes": sandboxes, "journal": journal, "lookahead": ONE}
+    with pytest.raises(ExceptionGroup):
+        await make_run(policy, **given).run()
+    run = make_run(policy, **given)
+    task = asyncio.create_task(run.run())
+    await sandboxes.asked.wait()
+    await run.leave()
+    sandboxes.go.set()
+    await asyncio.gather(task, return_exceptions=True)
+    [sandbox] = sandboxes.all.values()
+    assert not sandbox.closed
+    [trajectory] = (await make_run(policy, **given).run()).trajectories
+    assert trajectory.exit_status == "Submitted"
+
+
+async def test_a_run_that_is_left_while_it_journals_its_sandbox_closes_nothing():
+    class Hanging(MemoryJournal):
+        reached = asyncio.Event()
+
+        async def append(self, kind, **data):
+            await super().append(kind, **data)
+            if kind == "sandbox_started" and not self.reached.is_set():
+                self.reached.set()
+                await asyncio.Event().wait()  # the answer does not come
+
+    sandboxes, journal = FakeSandboxes(respond), Hanging()
+    given = {"sandboxes": sandboxes, "journal": journal, "lookahead": ONE}
+    run = make_run(FakePolicy(THREE_TURNS), **given)
+    task = asyncio.create_task(run.run())
+    await journal.reached.wait()
+    await run.leave()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    [sandbox] = sandboxes.all.values()
+    assert not sandbox.closed
+    [trajectory] = (await make_run(FakePolicy(THREE_TURNS), **given).run()).trajectories
+    assert (trajectory.exit_status, sandbox.closed) == ("Submitted", True)
 
 
 async def test_a_lean_run_journals_all_and_keeps_little():

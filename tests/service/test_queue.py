@@ -59,6 +59,16 @@ async def test_a_lease_that_is_over_goes_to_another_and_the_first_is_fenced(stat
     assert kinds == ["decided", "run_ended"]
 
 
+async def test_an_end_that_is_told_twice_does_not_end_what_was_tried_again(state):
+    await state.create("a", "{}", {})
+    [held] = await claimed(state)
+    assert await state.finish("a", held.epoch, "failed", {"error": "x"})
+    await state.ask("a", "retry")
+    assert not await state.finish("a", held.epoch, "failed", {"error": "x"})
+    assert await state.renew([("a", held.epoch)], lease=LEASE) == ["lost"]
+    assert [c.id for c in await claimed(state)] == ["a"]
+
+
 async def test_renewing_keeps_a_run(state):
     await state.create("a", "{}", {})
     [held] = await claimed(state, lease=0.3)
