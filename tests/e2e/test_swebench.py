@@ -40,7 +40,7 @@ from tests.upstream import serving
 pytestmark = pytest.mark.containers
 OWNER = "swebench"
 PYTEST = ("pytest", "pluggy", "iniconfig", "packaging", "pygments")
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds for whatever takes a few where the machine has nothing else to do."""
 GATE = "touch /tmp/here; until [ -e /tmp/go ]; do sleep 0.1; done; "
 """A command that waits to be let on."""
