@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import socket
 import subprocess
 import sys
+import sysconfig
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,12 @@ from typing import Any
 import httpx
 import pytest
 import stamina
+from pydantic import SecretStr
 
 from pilotfish import Task
 from service.sandboxes.bubblewrap import BubblewrapProvider, BubblewrapSettings
 from service.sandboxes.container import ContainerProvider, ContainerSettings
+from service.sandboxes.deployment import DeploymentProvider, DeploymentSettings
 from service.sandboxes.swerex import (
     SwerexProvider,
     SwerexSandbox,
@@ -24,7 +28,7 @@ from service.sandboxes.swerex import (
 from tests.service.sandboxes import podman
 
 MIB = 2**20
-Provider = BubblewrapProvider | SwerexProvider | ContainerProvider
+Provider = BubblewrapProvider | SwerexProvider | ContainerProvider | DeploymentProvider
 TOKEN = "secret"
 
 
@@ -119,12 +123,73 @@ async def jar(containers: ContainerProvider, task: Task) -> AsyncIterator[Swerex
         yield sandbox
 
 
+@pytest.fixture(scope="session")
+def rex_mounts(engine: podman.Podman) -> list[str]:
+    """Arguments by which a container has swe-rex, as an image that it was installed in would."""
+    folder = engine.folder / "rex"
+    program = folder / "bin" / "swerex-remote"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\nexec python3 -m swerex.server "$@"\n')
+    program.chmod(0o755)
+    theirs = engine("run", "--rm", "--network=none", podman.IMAGE, "python3", "-V").split()[1]
+    major, minor = theirs.split(".")[:2]
+    packages = Path(sysconfig.get_path("purelib"))
+    if (int(major), int(minor)) != sys.version_info[:2]:
+        packages = folder / "packages"
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "pip", "install", "--quiet", "--target", packages),
+                *("--python-version", f"{major}.{minor}", "--only-binary=:all:"),
+                f"swe-rex=={importlib.metadata.version('swe-rex')}",
+            ],
+            check=True,
+        )
+    return [
+        *("-v", f"{folder}/bin:/rex:ro", "-v", f"{packages}:/packages:ro"),
+        *("-e", "PYTHONPATH=/packages", "-e", "PATH=/rex:/usr/bin:/bin:/usr/sbin:/sbin"),
+        "-e", "PYTHONDONTWRITEBYTECODE=1",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def deployment_settings(
+    engine: podman.Podman, rex_mounts: list[str], owner: str, monkeypatch: pytest.MonkeyPatch
+) -> DeploymentSettings:
+    for name, value in engine.environment.items():
+        monkeypatch.setenv(name, value)
+    options = {"container_runtime": "podman", "pull": "never", "docker_args": rex_mounts}
+    return DeploymentSettings(
+        kind="docker",
+        options=options,
+        secret=SecretStr(TOKEN),
+        owner=owner,
+        image_names={"host": podman.IMAGE},
+    )
+
+
+@pytest.fixture
+async def deployments(deployment_settings: DeploymentSettings) -> AsyncIterator[DeploymentProvider]:
+    async with DeploymentProvider(deployment_settings) as provider:
+        yield provider
+
+
+PROVIDERS = {
+    "bubblewrap": "bubblewrap",
+    "swerex": "swerex",
+    "container": "containers",
+    "deployment": "deployments",
+}
+NEED_AN_ENGINE = ("container", "deployment")
+
+
 @pytest.fixture(
-    params=["bubblewrap", "swerex", pytest.param("container", marks=pytest.mark.containers)]
+    params=[
+        pytest.param(name, marks=pytest.mark.containers) if name in NEED_AN_ENGINE else name
+        for name in PROVIDERS
+    ]
 )
 def provider(request: pytest.FixtureRequest) -> Provider:
-    name = "containers" if request.param == "container" else request.param
-    chosen: Provider = request.getfixturevalue(name)
+    chosen: Provider = request.getfixturevalue(PROVIDERS[request.param])
     return chosen
 
 
