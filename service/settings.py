@@ -29,6 +29,7 @@ from service.sandboxes.admission import AdmissionSettings
 from service.sandboxes.bubblewrap import BubblewrapSettings
 from service.sandboxes.container import ContainerSettings
 from service.sandboxes.deployment import DeploymentSettings
+from service.sandboxes.kubernetes import KubernetesSettings
 from service.sandboxes.swerex import SwerexSettings
 
 
@@ -236,6 +237,7 @@ SandboxSettings = Annotated[
     | SwerexSettings
     | ContainerSettings
     | DeploymentSettings
+    | KubernetesSettings
     | FakeSandboxSettings,
     Field(discriminator="type"),
 ]

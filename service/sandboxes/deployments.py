@@ -217,6 +217,7 @@ class Docker:
         return f"http://127.0.0.1:{ports[0]['HostPort']}"
 
     def stop(self, handle: str) -> None:
+        self._run("kill", handle)  # Podman's rm would ask it to end first, and wait
         done = self._run("rm", "--force", "--volumes", handle)
         if done.returncode and not _nothing_there(done.stderr):
             raise SandboxError(f"{self._program} rm {handle}: {done.stderr.strip()}")

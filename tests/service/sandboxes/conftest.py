@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import re
 import socket
@@ -19,16 +20,23 @@ from pilotfish import Task
 from service.sandboxes.bubblewrap import BubblewrapProvider, BubblewrapSettings
 from service.sandboxes.container import ContainerProvider, ContainerSettings
 from service.sandboxes.deployment import DeploymentProvider, DeploymentSettings
+from service.sandboxes.kubernetes import KubernetesProvider, KubernetesSettings
 from service.sandboxes.swerex import (
     SwerexProvider,
     SwerexSandbox,
     SwerexServerSettings,
     SwerexSettings,
 )
-from tests.service.sandboxes import podman
+from tests.service.sandboxes import kubernetes_api, podman
 
 MIB = 2**20
-Provider = BubblewrapProvider | SwerexProvider | ContainerProvider | DeploymentProvider
+Provider = (
+    BubblewrapProvider
+    | SwerexProvider
+    | ContainerProvider
+    | DeploymentProvider
+    | KubernetesProvider
+)
 TOKEN = "secret"
 
 
@@ -173,18 +181,44 @@ async def deployments(deployment_settings: DeploymentSettings) -> AsyncIterator[
         yield provider
 
 
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[tuple[kubernetes_api.Api, str]]:
+    with kubernetes_api.api_server() as running:
+        yield running
+
+
+@pytest.fixture
+def pod_settings(
+    cluster: tuple[kubernetes_api.Api, str], owner: str, tmp_path: Path
+) -> KubernetesSettings:
+    token = tmp_path / "token"
+    token.write_text(f"{kubernetes_api.TOKEN}\n")
+    # A label has room for so much of a test's name.
+    name = hashlib.sha256(owner.encode()).hexdigest()[:32]
+    return KubernetesSettings(
+        url=cluster[1], namespace=kubernetes_api.NAMESPACE, token_file=token, owner=name
+    )
+
+
+@pytest.fixture
+async def pods(pod_settings: KubernetesSettings) -> AsyncIterator[KubernetesProvider]:
+    async with KubernetesProvider(pod_settings) as provider:
+        yield provider
+
+
 PROVIDERS = {
     "bubblewrap": "bubblewrap",
     "swerex": "swerex",
     "container": "containers",
     "deployment": "deployments",
+    "kubernetes": "pods",
 }
-NEED_AN_ENGINE = ("container", "deployment")
+NEED_ROOT = ("container", "deployment", "kubernetes")
 
 
 @pytest.fixture(
     params=[
-        pytest.param(name, marks=pytest.mark.containers) if name in NEED_AN_ENGINE else name
+        pytest.param(name, marks=pytest.mark.containers) if name in NEED_ROOT else name
         for name in PROVIDERS
     ]
 )
