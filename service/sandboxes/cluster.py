@@ -258,7 +258,10 @@ async def _talk(connection: ClientConnection, stdin: bytes) -> Executed:
             continue
         channel, rest = data[0], data[1:]
         if channel == ERROR:
-            return Executed(_exit_code(rest), bytes(outputs[STDOUT]), bytes(outputs[STDERR]))
+            code = _exit_code(rest)
+            if code > 128:
+                raise _Away(f"it was killed ({code})")  # alone, or with all of its pod
+            return Executed(code, bytes(outputs[STDOUT]), bytes(outputs[STDERR]))
         if channel in outputs:
             outputs[channel] += rest
             if sum(map(len, outputs.values())) > MAX_OUTPUT:

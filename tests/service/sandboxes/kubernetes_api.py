@@ -1,4 +1,4 @@
-"""An API server of Kubernetes as far as sandboxes go: the same paths, objects, refusals and channels
+"""An API server of Kubernetes as far as sandboxes go: the same paths, objects, refusals, channels,
 over processes in namespaces of their own (bubblewrap, nsenter; as root), in place of a cluster."""
 
 from __future__ import annotations
@@ -270,6 +270,7 @@ async def _pass_on(websocket: WebSocket, channel: int, stream: asyncio.StreamRea
 
 
 def _ended(code: int) -> dict[str, Any]:
+    code = code if code >= 0 else 128 - code
     if code == 0:
         return {"metadata": {}, "status": "Success"}
     return {
@@ -347,7 +348,7 @@ def api_server() -> Iterator[tuple[Api, str]]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
-            api.app, ws="websockets-sansio", log_level="error", lifespan="off",
+            api.app, loop="asyncio", ws="websockets-sansio", log_level="error", lifespan="off",
             timeout_graceful_shutdown=1,
         )  # fmt: skip
         server = uvicorn.Server(config)
