@@ -68,7 +68,8 @@ class Cluster:
             host = f"[{host}]" if ":" in host else host
             url = f"https://{host}:{os.environ.get('KUBERNETES_SERVICE_PORT', '443')}"
             token_file, ca_file = token_file or ACCOUNT / "token", ca_file or ACCOUNT / "ca.crt"
-            namespace = namespace or (ACCOUNT / "namespace").read_text().strip()
+            if namespace is None and (own := ACCOUNT / "namespace").exists():
+                namespace = own.read_text().strip()
         self.url = url.rstrip("/")
         self.namespace = namespace or "default"
         self.away = away

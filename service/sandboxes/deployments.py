@@ -79,7 +79,7 @@ class Starting:
             while True:
                 if self.given_up.is_set():
                     raise SandboxError("the start was given up")
-                if reason := ended():
+                if reason := await asyncio.to_thread(ended):
                     raise SandboxError(reason)
                 try:
                     reply = await client.get(f"{url}/is_alive", timeout=5.0)
