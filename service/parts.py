@@ -20,6 +20,8 @@ from service.errors import ApiError
 from service.policies.openai_endpoint import OpenAIPolicy
 from service.sandboxes.bubblewrap import BubblewrapProvider
 from service.sandboxes.container import ContainerProvider
+from service.sandboxes.deployment import DeploymentProvider
+from service.sandboxes.kubernetes import KubernetesProvider
 from service.sandboxes.swerex import SwerexProvider
 from service.settings import EnsembleCriticSettings, Settings, members_first
 
@@ -49,6 +51,8 @@ SANDBOXES: Mapping[str, Callable[[Any], SandboxProvider]] = {
     "bubblewrap": BubblewrapProvider,
     "swerex": SwerexProvider,
     "container": ContainerProvider,
+    "deployment": DeploymentProvider,
+    "kubernetes": KubernetesProvider,
     "fake": lambda settings: FakeSandboxes(),
 }
 

@@ -28,6 +28,8 @@ from pydantic_settings import (
 from service.sandboxes.admission import AdmissionSettings
 from service.sandboxes.bubblewrap import BubblewrapSettings
 from service.sandboxes.container import ContainerSettings
+from service.sandboxes.deployment import DeploymentSettings
+from service.sandboxes.kubernetes import KubernetesSettings
 from service.sandboxes.swerex import SwerexSettings
 
 
@@ -231,7 +233,12 @@ CriticSettings = Annotated[
     Field(discriminator="type"),
 ]
 SandboxSettings = Annotated[
-    BubblewrapSettings | SwerexSettings | ContainerSettings | FakeSandboxSettings,
+    BubblewrapSettings
+    | SwerexSettings
+    | ContainerSettings
+    | DeploymentSettings
+    | KubernetesSettings
+    | FakeSandboxSettings,
     Field(discriminator="type"),
 ]
 

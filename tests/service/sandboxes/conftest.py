@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import re
 import socket
 import subprocess
 import sys
+import sysconfig
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,20 +14,29 @@ from typing import Any
 import httpx
 import pytest
 import stamina
+from pydantic import SecretStr
 
 from pilotfish import Task
 from service.sandboxes.bubblewrap import BubblewrapProvider, BubblewrapSettings
 from service.sandboxes.container import ContainerProvider, ContainerSettings
+from service.sandboxes.deployment import DeploymentProvider, DeploymentSettings
+from service.sandboxes.kubernetes import KubernetesProvider, KubernetesSettings
 from service.sandboxes.swerex import (
     SwerexProvider,
     SwerexSandbox,
     SwerexServerSettings,
     SwerexSettings,
 )
-from tests.service.sandboxes import podman
+from tests.service.sandboxes import kubernetes_api, podman
 
 MIB = 2**20
-Provider = BubblewrapProvider | SwerexProvider | ContainerProvider
+Provider = (
+    BubblewrapProvider
+    | SwerexProvider
+    | ContainerProvider
+    | DeploymentProvider
+    | KubernetesProvider
+)
 TOKEN = "secret"
 
 
@@ -112,12 +124,99 @@ async def jar(containers: ContainerProvider, task: Task) -> AsyncIterator[Swerex
         yield sandbox
 
 
+@pytest.fixture(scope="session")
+def rex_mounts(engine: podman.Podman) -> list[str]:
+    """Arguments by which a container has swe-rex, as an image that it was installed in would."""
+    folder = engine.folder / "rex"
+    program = folder / "bin" / "swerex-remote"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\nexec python3 -m swerex.server "$@"\n')
+    program.chmod(0o755)
+    theirs = engine("run", "--rm", "--network=none", podman.IMAGE, "python3", "-V").split()[1]
+    major, minor = theirs.split(".")[:2]
+    packages = Path(sysconfig.get_path("purelib"))
+    if (int(major), int(minor)) != sys.version_info[:2]:
+        packages = folder / "packages"
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "pip", "install", "--quiet", "--target", packages),
+                *("--python-version", f"{major}.{minor}", "--only-binary=:all:"),
+                f"swe-rex=={importlib.metadata.version('swe-rex')}",
+            ],
+            check=True,
+        )
+    return [
+        *("-v", f"{folder}/bin:/rex:ro", "-v", f"{packages}:/packages:ro"),
+        *("-e", "PYTHONPATH=/packages", "-e", "PATH=/rex:/usr/bin:/bin:/usr/sbin:/sbin"),
+        "-e", "PYTHONDONTWRITEBYTECODE=1",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def deployment_settings(
+    engine: podman.Podman, rex_mounts: list[str], owner: str, monkeypatch: pytest.MonkeyPatch
+) -> DeploymentSettings:
+    for name, value in engine.environment.items():
+        monkeypatch.setenv(name, value)
+    options = {"container_runtime": "podman", "pull": "never", "docker_args": rex_mounts}
+    return DeploymentSettings(
+        kind="docker",
+        options=options,
+        secret=SecretStr(TOKEN),
+        owner=owner,
+        image_names={"host": podman.IMAGE},
+    )
+
+
+@pytest.fixture
+async def deployments(deployment_settings: DeploymentSettings) -> AsyncIterator[DeploymentProvider]:
+    async with DeploymentProvider(deployment_settings) as provider:
+        yield provider
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[tuple[kubernetes_api.Api, str]]:
+    with kubernetes_api.api_server() as running:
+        yield running
+
+
+@pytest.fixture
+def pod_settings(
+    cluster: tuple[kubernetes_api.Api, str], owner: str, tmp_path: Path
+) -> KubernetesSettings:
+    token = tmp_path / "token"
+    token.write_text(f"{kubernetes_api.TOKEN}\n")
+    # A label has room for so much of a test's name.
+    name = hashlib.sha256(owner.encode()).hexdigest()[:32]
+    return KubernetesSettings(
+        url=cluster[1], namespace=kubernetes_api.NAMESPACE, token_file=token, owner=name
+    )
+
+
+@pytest.fixture
+async def pods(pod_settings: KubernetesSettings) -> AsyncIterator[KubernetesProvider]:
+    async with KubernetesProvider(pod_settings) as provider:
+        yield provider
+
+
+PROVIDERS = {
+    "bubblewrap": "bubblewrap",
+    "swerex": "swerex",
+    "container": "containers",
+    "deployment": "deployments",
+    "kubernetes": "pods",
+}
+NEED_ROOT = ("container", "deployment", "kubernetes")
+
+
 @pytest.fixture(
-    params=["bubblewrap", "swerex", pytest.param("container", marks=pytest.mark.containers)]
+    params=[
+        pytest.param(name, marks=pytest.mark.containers) if name in NEED_ROOT else name
+        for name in PROVIDERS
+    ]
 )
 def provider(request: pytest.FixtureRequest) -> Provider:
-    name = "containers" if request.param == "container" else request.param
-    chosen: Provider = request.getfixturevalue(name)
+    chosen: Provider = request.getfixturevalue(PROVIDERS[request.param])
     return chosen
 
 

@@ -40,6 +40,8 @@ class Podman:
             probe.bind(("127.0.0.1", 0))
             self.registry = f"127.0.0.1:{probe.getsockname()[1]}"
         (folder / "containers.conf").write_text(
+            # Podman's own defaults may be beyond what this process may set.
+            '[containers]\ndefault_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]\n'
             '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "none"\n'
             f'tmp_dir = "{folder}/tmp"\nlock_type = "file"\n'
             f'[network]\nnetwork_config_dir = "{folder}/networks"\n'
