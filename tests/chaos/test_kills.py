@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
     ids=" ".join,
 )  # fmt: skip
 async def test_runs_end_as_if_nothing_had_been(targets: list[str], tmp_path: Path) -> None:
-    report = await chaos(runs=6, every=1.0, seed=1, folder=tmp_path, in_turn=2 * targets)
+    report = await chaos(runs=12, every=0.8, seed=1, folder=tmp_path, in_turn=2 * targets)
     assert report["wrong"] == []
     assert all(report["killed"].get(target, 0) > 0 for target in targets), report
     if "sandbox" not in targets:
