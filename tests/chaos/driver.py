@@ -50,6 +50,8 @@ TARGETS = ["worker-0", "worker-1", "worker-0", "worker-1", "frozen", "frozen", "
            "redis", "policy", "judge", "api", "cut off", "full", "frozen sandbox"]  # fmt: skip
 """Each as likely as it stands here often. ``frozen``: a worker is stopped, maybe for longer than
 its lease; ``cut off``: worker-0 does not reach Redis; ``full``: Redis takes nothing more."""
+LOST = {"SandboxLost", "SandboxError"}
+"""How a trajectory ends whose sandbox was killed: when it was there, or when it was being started."""
 STRATEGY = Strategy(
     lookahead=Lookahead(k=K),
     selection=Selection(n=2, concurrency=2),
@@ -389,7 +391,7 @@ async def chaos(
         lost = 0
         for run in ended:
             trajectories = await _insisting(lambda run=run: client.trajectories(run.id))
-            lost += sum(t.exit_status == "SandboxLost" for t in trajectories)
+            lost += sum(t.exit_status in LOST for t in trajectories)
             wrong += [f"run {run.id}: {what}" for what in _check_run(run, trajectories)]
         wrong += await _check_journals(world, [run.id for run in made])
         wrong += await _check_left(world)
@@ -426,11 +428,11 @@ def _check_run(run: Any, trajectories: list[Trajectory]) -> list[str]:
         wrong.append(f"{run.status}, selected {run.selected}: {run.error}")
     submitted = [t for t in trajectories if t.exit_status == "Submitted"]
     others = [t.exit_status for t in trajectories if t.exit_status != "Submitted"]
-    if len(submitted) != 2 or set(others) - {"SandboxLost"}:
+    if len(submitted) != 2 or set(others) - LOST:
         wrong.append(f"{len(submitted)} submitted, others {others}")
     for trajectory in submitted:
         wrong += _check_trajectory(trajectory)
-    if any(t.reward is not None for t in trajectories if t.exit_status == "SandboxLost"):
+    if any(t.reward is not None for t in trajectories if t.exit_status in LOST):
         wrong.append("a lost sandbox has a reward")
     return wrong
 
