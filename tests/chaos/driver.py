@@ -51,7 +51,7 @@ TARGETS = ["worker-0", "worker-1", "worker-0", "worker-1", "frozen", "frozen", "
 """Each as likely as it stands here often. ``frozen``: a worker is stopped, maybe for longer than
 its lease; ``cut off``: worker-0 does not reach Redis; ``full``: Redis takes nothing more."""
 LOST = {"SandboxLost", "SandboxError"}
-"""How a trajectory ends whose sandbox was killed: when it was there, or when it was being started."""
+"""How a trajectory ends whose sandbox was killed: when it was there, or while it started."""
 STRATEGY = Strategy(
     lookahead=Lookahead(k=K),
     selection=Selection(n=2, concurrency=2),
