@@ -36,15 +36,17 @@ carrying() {
     done
 }
 
-# Kill all whose environment carries the mark, wherever they went. Stopped first, so that what
-# forks quickly cannot outrun it.
+# Kill all whose environment carries the mark, wherever they went, to the last one: of a bomb, any
+# will do to begin again. Stopped first, so that what forks quickly cannot outrun it.
 sweep() {
-    for _ in 1 2 3; do
+    rounds=0
+    while [ "$rounds" -lt 40 ]; do
         found=$(carrying l "$1" | grep -vx "$$")
         [ -n "$found" ] || return 0
         kill -STOP $found 2>/dev/null
         kill -KILL $found 2>/dev/null
         sleep 0.02
+        rounds=$((rounds + 1))
     done
 }
 
@@ -79,7 +81,7 @@ stop() {
     mkdir "$folder/stopping" 2>/dev/null && echo "$reason" >"$folder/stopped"
     pid=$(cat "$folder/pid" 2>/dev/null) && kill -KILL "-$pid" 2>/dev/null
     sweep "PILOTFISH_ACTION=$mark"
-    [ -z "${PILOTFISH_HELPER:-}" ] || relieve "${folder%/*}"
+    [ -z "${PILOTFISH_HELPER:-}" ] || relieve "${folder%/*}" "${folder##*/}"
     : >"$folder/swept"
 }
 
