@@ -25,7 +25,7 @@ test-fast: .venv/done ## Tests that need no vLLM, containers, all tasks or hosti
 	$(PYTEST) -q -n $(WORKERS) --dist loadfile -m "not vllm and not slow and not containers"
 
 test-slow: .venv/done ## Those that draw all of the demo's tasks, or do their worst to a sandbox
-	$(PYTEST) -q -n 2 --dist loadfile -m "slow and not vllm and not containers"
+	$(PYTEST) -q -m "slow and not vllm and not containers"
 
 test-containers: .venv/done ## Those of containers, on a Podman that they install and start (as root)
 	$(PYTEST) -q -n 2 --dist loadfile -m containers

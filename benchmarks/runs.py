@@ -103,20 +103,24 @@ async def many(runs: int, steps: int) -> dict[str, Any]:
         await _one(world, 2)  # what is loaded late is loaded now
         before, memory, cpu = await world.counts(), world.rss(), world.cpu()
         began, peak = time.monotonic(), memory
-        limits = asyncio.Semaphore(32)
+        limits, step = asyncio.Semaphore(32), POLICY + CRITIC + SANDBOX
 
-        async def create() -> str:
+        async def create(number: int) -> str:
+            # Spread over one step, as arrivals are: latencies are fixed, so that runs that began
+            # together would ask for everything together for ever.
+            await asyncio.sleep(step * number / runs)
             async with limits:
                 return (await world.client.create_run(TASK, _strategy(steps))).id
 
-        ids = await asyncio.gather(*(create() for _ in range(runs)))
+        ids = await asyncio.gather(*(create(number) for number in range(runs)))
         waiting = set(ids)
         while waiting:
             await asyncio.sleep(1.0)
             peak = max(peak, world.rss())
-            for run_id in list(waiting)[:50]:
-                if await world.state.status(run_id) in FINAL_STATUSES:
-                    waiting.discard(run_id)
+            for run_id in list(waiting):
+                if await world.state.status(run_id) not in FINAL_STATUSES:
+                    break
+                waiting.discard(run_id)
         seconds, after, used = time.monotonic() - began, await world.counts(), world.cpu() - cpu
         own = [value for run_id in ids for value in await _own_seconds(world, run_id)]
         statuses = {await world.state.status(run_id) for run_id in ids}
