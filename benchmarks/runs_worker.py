@@ -17,6 +17,7 @@ from pilotfish import Message, Observation, Task
 from pilotfish.strategy import Sampling
 from search.contracts import Sample, Sandbox
 from search.fakes import FakeCritic, FakeSandbox, FakeSandboxes
+from service.__main__ import calm_collector
 from service.app import create_app
 from service.settings import FakePolicySettings, FakeSandboxSettings, Settings
 
@@ -80,6 +81,7 @@ async def main() -> None:
         log_level="error",
     )
     app = create_app(settings)
+    calm_collector()
     server = uvicorn.Server(
         uvicorn.Config(app, port=int(port), log_level="error", access_log=False)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -40,7 +41,9 @@ def serve(
     settings = Settings()
     configure_logs(settings.log_level)
     asyncio.run(check(settings))
-    uvicorn.run(create_app(settings), host=host, port=port, access_log=False, log_level="warning")
+    app = create_app(settings)
+    calm_collector()
+    uvicorn.run(app, host=host, port=port, access_log=False, log_level="warning")
 
 
 @app.command()
@@ -76,6 +79,14 @@ async def _up(settings: StackSettings) -> None:
         ended = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
         await ended.wait()
+
+
+def calm_collector() -> None:
+    """What was imported is never garbage, and is not looked through again. Without this,
+    collections stop a worker of 200 runs for a quarter of a second, twice a second."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def configure_logs(level: str) -> None:
