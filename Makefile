@@ -9,10 +9,6 @@ PYTEST := $(BIN)/python -m pytest
 # One more than cores: many tests wait.
 WORKERS := $(shell expr $$(nproc) + 1)
 
-# Where machines are killed and bombs go off, what a test meets is chance: one that fails is run once
-# more, and the summary says so.
-ONCE_MORE := --reruns 1
-
 .PHONY: help setup demo test test-fast test-slow test-containers test-vllm lint experiment ablate retrain bench-step bench-critic bench-runs chaos lock clean
 
 help: ## This list
@@ -29,10 +25,10 @@ test-fast: .venv/done ## Tests that need no vLLM, containers, all tasks or hosti
 	$(PYTEST) -q -n $(WORKERS) --dist loadfile -m "not vllm and not slow and not containers"
 
 test-slow: .venv/done ## Those that draw all of the demo's tasks, or do their worst to a sandbox
-	$(PYTEST) -q $(ONCE_MORE) -m "slow and not vllm and not containers"
+	$(PYTEST) -q -m "slow and not vllm and not containers"
 
 test-containers: .venv/done ## Those of containers, on a Podman that they install and start (as root)
-	$(PYTEST) -q -n 2 --dist loadfile $(ONCE_MORE) -m containers
+	$(PYTEST) -q -n 2 --dist loadfile -m containers
 
 test-vllm: setup ## End-to-end tests on real vLLM, started once
 	$(PYTEST) -q -m vllm
