@@ -12,7 +12,7 @@ WORKERS := $(shell expr $$(nproc) + 1)
 .PHONY: help setup demo test test-fast test-slow test-containers test-vllm lint experiment ablate retrain bench-step bench-critic bench-runs chaos lock clean
 
 help: ## This list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: .venv/done .venv-vllm/done ## Make the environments: ours, and one of vLLM's own
 
@@ -24,7 +24,7 @@ test: setup lint test-fast test-slow test-containers test-vllm ## All tests
 test-fast: .venv/done ## Tests that need no vLLM, containers, all tasks or hostile commands
 	$(PYTEST) -q -n $(WORKERS) --dist loadfile -m "not vllm and not slow and not containers"
 
-test-slow: .venv/done ## Those that draw all of the demo's tasks, or do their worst to a sandbox
+test-slow: .venv/done ## Those that draw all of the demo's tasks, kill parts, or do their worst to a sandbox
 	$(PYTEST) -q -m "slow and not vllm and not containers"
 
 test-containers: .venv/done ## Those of containers, on a Podman that they install and start (as root)
