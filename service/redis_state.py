@@ -365,6 +365,11 @@ class RedisJournal:
 async def patiently(call: Callable[[], Awaitable[T]]) -> T:
     """What ``call`` gives, tried again for a minute where Redis is away. For what all the work of a
     run stands behind; whoever answers a request says so at once instead."""
+    try:
+        return await call()  # nearly always
+    except StateError as error:
+        if not _away(error):
+            raise
     async for attempt in stamina.retry_context(on=_away, attempts=12, timeout=60.0):
         with attempt:
             return await call()
