@@ -17,7 +17,7 @@ from pilotfish import Message, Observation, Task
 from pilotfish.strategy import Sampling
 from search.contracts import Sample, Sandbox
 from search.fakes import FakeCritic, FakeSandbox, FakeSandboxes
-from service.__main__ import calm_collector
+from service.__main__ import calm_collector, configure_logs
 from service.app import create_app
 from service.settings import FakePolicySettings, FakeSandboxSettings, Settings
 
@@ -80,6 +80,7 @@ async def main() -> None:
         admission={"timed": {"starting": None}},
         log_level="error",
     )
+    configure_logs("error")  # else the log fills the pipe that only our first line is read from
     app = create_app(settings)
     calm_collector()
     server = uvicorn.Server(
