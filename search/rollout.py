@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pilotfish import Message, Observation, Step, Task, Trajectory
+from pilotfish import Decision, Message, Observation, Step, Task, Trajectory
 from pilotfish.strategy import Lookahead, RolloutSettings
 from pilotfish.trajectory import ExitStatus
 from search.actions import Action, FormatError, parse_action, render_observation, replies_to
@@ -54,12 +54,14 @@ class Rollout:
         *,
         seconds: float = 0.0,
         behind: Callable[[Trajectory], str | None] = lambda trajectory: None,
+        decided: Callable[[Decision], None] = lambda decision: None,
         lean: bool = False,
     ) -> None:
         """``seconds`` is for how long a trajectory that is taken up has been executed before.
-        ``behind`` says before each step why the trajectory should go no further, if so. ``lean``
-        forgets what the journal has and the next steps do not need."""
-        self._behind, self._lean = behind, lean
+        ``behind`` says before each step why the trajectory should go no further, if so; ``decided``
+        is told each decision once it is journaled. ``lean`` forgets what the journal has and the
+        next steps do not need."""
+        self._behind, self._decided, self._lean = behind, decided, lean
         self.task, self.policy, self.critic = task, policy, critic
         self.lookahead, self.settings = lookahead, settings
         self.budget, self.journal, self.trajectory = budget, journal, trajectory
@@ -121,6 +123,7 @@ class Rollout:
         await self.journal.append(
             "decided", trajectory=self.trajectory.id, step=number, decision=dump(decision)
         )
+        self._decided(decision)
         self.trajectory.steps.append(Step(decision=decision))
         self.history.append(decision.message)
         self._unread += _characters([decision.message])

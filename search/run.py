@@ -21,7 +21,7 @@ from typing import Any
 import structlog
 from pydantic import BaseModel
 
-from pilotfish import Task, Trajectory, Usage
+from pilotfish import Decision, Task, Trajectory, Usage
 from pilotfish.strategy import Strategy
 from pilotfish.trajectory import INFRASTRUCTURE_FAILURES
 from search.budget import Budget
@@ -67,12 +67,14 @@ class Run:
         *,
         labels: dict[str, str] | None = None,
         evaluating: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+        decided: Callable[[Decision], None] = lambda decision: None,
         lean: bool = False,
     ) -> None:
-        """``evaluating`` is held while an attempt is tested or evaluated. ``lean`` is for whoever
+        """``evaluating`` is held while an attempt is tested or evaluated. ``decided`` is told each
+        decision once it is journaled; those of before a resumption are not. ``lean`` is for whoever
         reads trajectories from the journal: those of the result then lack the texts of candidates
         that were not taken, and outputs, and memory does not grow with them."""
-        self.lean = lean
+        self.lean, self._decided = lean, decided
         patience = strategy.rollout.patience
         self.task, self.policy = task, PatientPolicy(policy, patience)
         self.critic = None if critic is None else PatientCritic(critic, patience)
@@ -311,6 +313,7 @@ class Run:
             trajectory,
             seconds=seconds,
             behind=self._race.behind,
+            decided=self._decided,
             lean=self.lean,
         )
         await rollout.run(sandbox)

@@ -18,9 +18,7 @@ from typing import Any, Literal
 
 import structlog
 
-from pilotfish import Decision
 from pilotfish.api import RunRequest
-from search.contracts import Journal
 from search.errors import JournalError
 from search.run import Run, RunResult
 from service.errors import api_error
@@ -215,9 +213,10 @@ class RunWorker:
             self._parts.critic(request.critic),
             admission,
             request.strategy,
-            _Counting(self._state.journal(held.id, held.epoch)),
+            self._state.journal(held.id, held.epoch),
             labels=labels,
             evaluating=admission.evaluating,
+            decided=count_decision,
             lean=True,
         )
         return await held.run.run()
@@ -265,18 +264,6 @@ class RunWorker:
     async def _finish(self, held: _Held, status: str, result: dict[str, Any]) -> None:
         if await patiently(lambda: self._state.finish(held.id, held.epoch, status, result)):
             RUNS.labels(status).inc()
-
-
-class _Counting:
-    """A journal that counts the decisions that go through it."""
-
-    def __init__(self, inner: Journal) -> None:
-        self._inner, self.entries = inner, inner.entries
-
-    async def append(self, kind: str, **data: Any) -> None:
-        await self._inner.append(kind, **data)
-        if kind == "decided":
-            count_decision(Decision.model_validate(data["decision"]))
 
 
 def _outcome(result: RunResult) -> dict[str, Any]:
