@@ -89,7 +89,7 @@ def calm_collector() -> None:
     collected at a time, so that is little: of 2,000 objects it is 4 ms."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(2_000, 10, 100)
+    gc.set_threshold(1_000, 5, 200)
 
 
 def configure_logs(level: str) -> None:
