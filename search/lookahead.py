@@ -69,6 +69,8 @@ class _Step:
         self._under_way: dict[int, int] = {}
         self._first_of: dict[str, int] = {}
         self._scorings: dict[asyncio.Task[Score], int] = {}
+        self._scored_now: list[asyncio.Task[Score]] = []
+        self._changed = asyncio.Event()
         self._warming: asyncio.Task[None] | None = None
         self._began = time.monotonic()
         self.policy_seconds = 0.0
@@ -81,35 +83,41 @@ class _Step:
         """Take samples and scores as they come, until all are in or the choice is settled."""
         if self.critic is not None:
             self._warming = asyncio.create_task(self._warm(self.critic))
-        arriving: asyncio.Task[Sample | None] | None = asyncio.create_task(_next(samples))
+        feeding = asyncio.create_task(self._feed(samples))
+        feeding.add_done_callback(lambda _: self._changed.set())
         try:
-            while arriving is not None or self._scorings:
-                waiting: set[asyncio.Task[object]] = set(self._scorings)
-                if arriving is not None:
-                    waiting.add(arriving)
-                done, _ = await asyncio.wait(
-                    waiting, timeout=self._patience(), return_when=asyncio.FIRST_COMPLETED
-                )
-                if not done:
-                    self.settled = "deadline"
-                    return
-                if arriving in done:
-                    assert arriving is not None
-                    sample = self._taken(arriving)
-                    arriving = None
-                    if sample is not None:
-                        self._add(sample)
-                        arriving = asyncio.create_task(_next(samples))
-                    else:
-                        self.policy_seconds = self.elapsed
-                for scoring in [task for task in self._scorings if task in done]:
-                    self._scored(scoring)
-                if self.settled:
-                    return
+            while not self.settled and not (feeding.done() and not self._scorings):
+                await self._change()
+                while self._scored_now and not self.settled:
+                    self._scored(self._scored_now.pop(0))
+            if feeding.done():
+                feeding.result()
         finally:
             self.policy_seconds = self.policy_seconds or self.elapsed
-            if arriving is not None:
-                await _cancel(arriving)
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
+
+    async def _feed(self, samples: AsyncGenerator[Sample, None]) -> None:
+        """Take samples as they come. A policy that fails after it gave some candidates only ends
+        them."""
+        try:
+            async for sample in samples:
+                self._add(sample)
+                self._changed.set()
+        except PolicyError as error:
+            if not any(c.message for c in self.candidates.values()):
+                raise
+            self.notes.append(f"policy stopped early: {error}")
+        self.policy_seconds = self.elapsed
+
+    async def _change(self) -> None:
+        """Wait for a sample, a score, or the deadline."""
+        try:
+            async with asyncio.timeout(self._patience()):
+                await self._changed.wait()
+        except TimeoutError:
+            self.settled = "deadline"
+        self._changed.clear()
 
     def _patience(self) -> float | None:
         """Seconds left until the deadline; no deadline before there is something to take."""
@@ -122,16 +130,6 @@ class _Step:
             await critic.warm(self.state, session=self.session)
         except CriticError as error:
             self.notes.append(f"critic did not read the state ahead: {error}")
-
-    def _taken(self, arriving: asyncio.Task[Sample | None]) -> Sample | None:
-        """The arrived sample. A policy that fails after it gave some candidates only ends them."""
-        try:
-            return arriving.result()
-        except PolicyError as error:
-            if not any(c.message for c in self.candidates.values()):
-                raise
-            self.notes.append(f"policy stopped early: {error}")
-            return None
 
     def _add(self, sample: Sample) -> None:
         candidate = Candidate(
@@ -156,6 +154,11 @@ class _Step:
             return
         scoring = asyncio.create_task(self._score(self.critic, sample.message))
         self._scorings[scoring] = sample.index
+        scoring.add_done_callback(self._has_scored)
+
+    def _has_scored(self, scoring: asyncio.Task[Score]) -> None:
+        self._scored_now.append(scoring)
+        self._changed.set()
 
     async def _score(self, critic: Critic, action: Message) -> Score:
         [score] = await critic.score(self.state, [action], session=self.session)
@@ -273,12 +276,3 @@ def _without_critic(whole: list[Candidate]) -> tuple[Candidate, str]:
     pool = [group[0] for group in groups.values() if len(group) == largest]
     reason = "majority" if largest > 1 and len(pool) == 1 else "most_probable"
     return max(pool, key=lambda c: (c.likelihood, -c.index)), reason
-
-
-async def _next(samples: AsyncGenerator[Sample, None]) -> Sample | None:
-    return await anext(samples, None)
-
-
-async def _cancel(task: asyncio.Task[Sample | None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
