@@ -14,7 +14,8 @@ from service.body_limit import BodyLimit
 from service.critics.published import renderer_of
 from service.metrics import MetricsMiddleware
 from service.parts import Parts
-from service.redis_state import RedisState, StateError
+from service.redis_connection import StateError
+from service.redis_state import RedisState
 from service.routes import chat, lookahead, operations, runs
 from service.routes.context import ClientGone, Context
 from service.runs.reconciler import Reconciler

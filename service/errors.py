@@ -22,7 +22,7 @@ from search.errors import (
     PolicyRefused,
     SandboxError,
 )
-from service.redis_state import StateError
+from service.redis_connection import StateError
 
 log = structlog.get_logger()
 

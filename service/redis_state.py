@@ -1,4 +1,4 @@
-"""All that Redis holds of ours: the only file that knows its keys. Knows nothing of what runs.
+"""All that Redis holds of runs: the only file that knows those keys. Knows nothing of what runs.
 
 | key | type | holds |
 |---|---|---|
@@ -22,22 +22,29 @@ heard no cancellation until all its runs had ended, and it fences no writes.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import time
 import uuid
-import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import stamina
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.exceptions import RedisError
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
 
-from search.errors import JournalError, NotWritten
+from search.errors import NotWritten
 from service import redis_scripts as scripts
+from service.redis_connection import (
+    ANSWER_SECONDS,
+    PREFIX,
+    StateError,
+    answering,
+    pack,
+    pool,
+    unpack,
+)
+from service.redis_line import Line
 
 T = TypeVar("T")
 
@@ -56,18 +63,9 @@ _ASKED_ENTRY: dict[Asked, str] = {
     "cancel": "run_ended", "pause": "paused", "resume": "resumed", "retry": "retried",
 }  # fmt: skip
 
-PREFIX = "pilotfish:"
 RUNS = f"{PREFIX}runs"
 DUE, LEASES, OWNER = f"{PREFIX}due", f"{PREFIX}leases", f"{PREFIX}owner"
-_COMPRESS_OVER = 1024
 _BLOCK_MS = 4000
-_ANSWER_SECONDS = 10.0
-"""How long Redis may take to answer. Timed here: redis-py's own timeouts use asyncio.wait_for,
-which on Python 3.11 can swallow a cancellation."""
-
-
-class StateError(JournalError):
-    """Redis did not do what was asked of it."""
 
 
 class RunGone(StateError):
@@ -94,24 +92,14 @@ class Claimed(NamedTuple):
     """How many workers were lost at it one after another without writing a single entry."""
 
 
-@asynccontextmanager
-async def _answering(seconds: float = _ANSWER_SECONDS) -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError as error:
-        raise StateError(f"Redis does not answer in {seconds:g} s") from error
-    except RedisError as error:
-        raise StateError(f"Redis: {error}") from error
-
-
 class RedisState:
     """The state of all runs. Raises ``StateError`` where Redis fails."""
 
     def __init__(self, url: str, *, lifetime: float) -> None:
         # redis-py's types do not know what it answers when it does not decode
-        self.redis: Any = Redis(connection_pool=_pool(url, 64))
-        self._readers: Any = Redis(connection_pool=_pool(url, 1024))
+        self.redis: Any = Redis(connection_pool=pool(url, 64))
+        self._readers: Any = Redis(connection_pool=pool(url, 1024))
+        self._line = Line(pool(url, 1))
         self._lifetime = int(lifetime)
         self._create = self.redis.register_script(scripts.CREATE)
         self._claim = self.redis.register_script(scripts.CLAIM)
@@ -124,12 +112,13 @@ class RedisState:
         self._take_place = self.redis.register_script(scripts.TAKE_PLACE)
 
     async def close(self) -> None:
+        await self._line.close()
         await self.redis.aclose(close_connection_pool=True)
         await self._readers.aclose(close_connection_pool=True)
 
     async def ping(self) -> bool:
         try:
-            async with _answering():
+            async with answering():
                 return bool(await self.redis.ping())
         except StateError:
             return False
@@ -142,8 +131,8 @@ class RedisState:
         now = time.time()
         fingerprint = hashlib.sha256(request.encode()).hexdigest() if once else ""
         keys = [_run(run_id), RUNS, DUE, f"{PREFIX}once:{once or run_id}"]
-        given: list[Any] = [run_id, self._lifetime, _pack(request), json.dumps(meta), now]
-        async with _answering():
+        given: list[Any] = [run_id, self._lifetime, pack(request), json.dumps(meta), now]
+        async with answering():
             made = await self._create(keys=keys, args=[*given, fingerprint, now - self._lifetime])
         if made is None:
             raise KeyUsed(f"the idempotency key {once!r} was used for another request")
@@ -151,7 +140,7 @@ class RedisState:
 
     async def claim(self, worker: str, *, lease: float, most: int) -> list[Claimed]:
         """Take up to ``most`` runs: those whose worker fell silent, then those that wait."""
-        async with _answering():
+        async with answering():
             found = await self._claim(
                 keys=[DUE, LEASES], args=[f"{PREFIX}run:", lease, worker, most, self._lifetime]
             )
@@ -163,7 +152,7 @@ class RedisState:
         """The status of each run that this worker holds by id and epoch, ``lost`` where it does not
         hold it any more; the leases of the others begin anew."""
         args = [part for one in held for part in one]
-        async with _answering():
+        async with answering():
             answers = await self._renew(
                 keys=[LEASES], args=[f"{PREFIX}run:", lease, self._lifetime, *args]
             )
@@ -171,7 +160,7 @@ class RedisState:
 
     async def give_back(self, run_id: str, epoch: int, *, delay: float = 0.0) -> bool:
         """Let another worker have the run, after ``delay`` seconds; whether it was this one's."""
-        async with _answering():
+        async with answering():
             given = await self._give_back(
                 keys=[_run(run_id), LEASES, DUE], args=[run_id, epoch, delay, self._lifetime]
             )
@@ -179,7 +168,7 @@ class RedisState:
 
     async def park(self, run_id: str, epoch: int) -> bool:
         """Lay a run aside that is to pause; false where it is not to (any more)."""
-        async with _answering():
+        async with answering():
             parked = await self._park(
                 keys=[_journal(run_id), _run(run_id), LEASES],
                 args=[_entry_of("paused"), self._lifetime, epoch, run_id],
@@ -194,7 +183,7 @@ class RedisState:
         ended = {"status": "cancelled", "error": None} if what == "cancel" else {}
         entry = _entry_of(_ASKED_ENTRY[what], **ended)
         pairs = [status for pair in becomes.items() for status in pair]
-        async with _answering():
+        async with answering():
             moved = await self._ask(
                 keys=[_journal(run_id), _run(run_id), DUE],
                 args=[entry, self._lifetime, run_id, *pairs],
@@ -205,13 +194,13 @@ class RedisState:
 
     async def status(self, run_id: str) -> str | None:
         """``None`` where there is no such run."""
-        async with _answering():
+        async with answering():
             status = await self.redis.hget(_run(run_id), "status")
         return None if status is None else str(status.decode())
 
     async def owner(self) -> str:
         """The name that sandboxes of this Redis's runs carry, and those of others do not."""
-        async with _answering():
+        async with answering():
             await self.redis.set(OWNER, uuid.uuid4().hex, nx=True)
             await self.redis.expire(OWNER, self._lifetime)
             return str((await self.redis.get(OWNER)).decode())
@@ -229,7 +218,7 @@ class RedisState:
         """Take room of ``name`` for ``seconds``, or keep what was taken: at most ``most`` places,
         of ``total`` weight together; ``None`` is no bound. Whether there was room."""
         bounds: list[str | int] = ["" if most is None else most, "" if total is None else total]
-        async with _answering():
+        async with answering():
             taken = await self._take_place(
                 keys=_places(name), args=[place, weight, *bounds, seconds, self._lifetime]
             )
@@ -237,18 +226,18 @@ class RedisState:
 
     async def leave_place(self, name: str, place: str) -> None:
         places, weights = _places(name)
-        async with _answering(), self.redis.pipeline(transaction=True) as pipe:
+        async with answering(), self.redis.pipeline(transaction=True) as pipe:
             pipe.zrem(places, place)
             pipe.hdel(weights, place)
             await pipe.execute()
 
     async def request(self, run_id: str) -> str:
         """The JSON that the run was made from. Raises: ``RunGone``."""
-        async with _answering():
+        async with answering():
             packed = await self.redis.hget(_run(run_id), "request")
         if packed is None:
             raise RunGone(f"there is no run {run_id!r}")
-        return _unpack(packed)
+        return unpack(packed)
 
     async def summary(self, run_id: str) -> dict[str, Any]:
         """Status, times and, when it has ended, the result. Raises: ``RunGone``."""
@@ -259,7 +248,7 @@ class RedisState:
 
     async def page(self, *, limit: int, after: str | None) -> list[dict[str, Any]]:
         """Summaries, newest first, behind the run ``after``."""
-        async with _answering():
+        async with answering():
             start = 0
             if after is not None:
                 rank = await self.redis.zrevrank(RUNS, after)
@@ -272,7 +261,7 @@ class RedisState:
 
     async def _summaries(self, ids: list[str]) -> list[dict[str, Any] | None]:
         names = ["request", "status", "created_at", "ended_at", "meta", "result"]
-        async with _answering(), self.redis.pipeline(transaction=False) as pipe:
+        async with answering(), self.redis.pipeline(transaction=False) as pipe:
             for run_id in ids:
                 pipe.hmget(_run(run_id), names)
             rows = await pipe.execute()
@@ -282,11 +271,11 @@ class RedisState:
         """The run has ended, and its journal says so; false where it had ended before, or another
         worker has it."""
         entry = _entry_of("run_ended", status=status, **result)
-        async with _answering():
+        async with answering():
             ended = await self._finish(
                 keys=[_journal(run_id), _run(run_id), LEASES, DUE],
                 args=[entry, self._lifetime, epoch, run_id, status, time.time(),
-                      _pack(json.dumps(result))],
+                      pack(json.dumps(result))],
             )  # fmt: skip
         return bool(ended)
 
@@ -295,11 +284,13 @@ class RedisState:
 
     async def append(self, run_id: str, epoch: int, entry: dict[str, Any]) -> str:
         """Raises: ``RunGone``; ``Fenced``; ``StateError``."""
-        async with _answering():
-            added = await self._append(
-                keys=[_journal(run_id), _run(run_id)],
-                args=[_pack(json.dumps(entry)), self._lifetime, epoch],
-            )
+        keys = [_journal(run_id), _run(run_id)]
+        args: list[Any] = [pack(json.dumps(entry)), self._lifetime, epoch]
+        async with answering():
+            try:
+                added = await self._line("EVALSHA", self._append.sha, 2, *keys, *args)
+            except NoScriptError:
+                added = await self._append(keys=keys, args=args)
         if added is None:
             raise RunGone(f"there is no run {run_id!r}")
         if added == b"fenced":
@@ -309,14 +300,14 @@ class RedisState:
     async def has(self, run_id: str, token: str) -> bool:
         """Whether one of the newest entries has this ``token``: an append whose answer was lost may
         have been made."""
-        async with _answering():
+        async with answering():
             rows = await self.redis.xrevrange(_journal(run_id), count=1000)
         return any(_entry(row).get("token") == token for row in rows)
 
     async def entries(self, run_id: str, *, after: str = "-") -> list[dict[str, Any]]:
         """The journal, oldest first, each entry with its ``id``."""
         start = "-" if after == "-" else f"({after}"
-        async with _answering():
+        async with answering():
             rows = await self.redis.xrange(_journal(run_id), min=start)
         return [_entry(row) for row in rows or []]
 
@@ -327,7 +318,7 @@ class RedisState:
         not end: the caller knows when the run has."""
         last = after
         while True:
-            async with _answering(_BLOCK_MS / 1000 + _ANSWER_SECONDS):
+            async with answering(_BLOCK_MS / 1000 + ANSWER_SECONDS):
                 journals = {_journal(run_id): last}
                 found = await self._readers.xread(journals, block=_BLOCK_MS, count=100)
             if not found:
@@ -392,27 +383,12 @@ def _places(name: str) -> list[str]:
     return [f"{PREFIX}places:{name}", f"{PREFIX}weights:{name}"]
 
 
-def _pool(url: str, connections: int) -> BlockingConnectionPool:
-    return BlockingConnectionPool.from_url(
-        url, max_connections=connections, timeout=20, socket_timeout=None
-    )
-
-
 def _entry_of(kind: str, **data: Any) -> bytes:
-    return _pack(json.dumps({"kind": kind, "at": time.time(), **data}))
-
-
-def _pack(text: str) -> bytes:
-    raw = text.encode()
-    return b"z" + zlib.compress(raw, 1) if len(raw) > _COMPRESS_OVER else b"t" + raw
-
-
-def _unpack(packed: bytes) -> str:
-    return (zlib.decompress(packed[1:]) if packed[:1] == b"z" else packed[1:]).decode()
+    return pack(json.dumps({"kind": kind, "at": time.time(), **data}))
 
 
 def _entry(row: tuple[bytes, dict[bytes, bytes]]) -> dict[str, Any]:
-    entry: dict[str, Any] = json.loads(_unpack(row[1][b"e"]))
+    entry: dict[str, Any] = json.loads(unpack(row[1][b"e"]))
     return {"id": row[0].decode(), **entry}
 
 
@@ -422,10 +398,10 @@ def _summary(run_id: str, row: list[bytes | None]) -> dict[str, Any] | None:
         return None
     return {
         "id": run_id,
-        "request": json.loads(_unpack(request)),
+        "request": json.loads(unpack(request)),
         "status": status.decode(),
         "created_at": float(created),
         "ended_at": float(ended) if ended else None,
         "meta": json.loads(meta or b"{}"),
-        "result": json.loads(_unpack(result)) if result else None,
+        "result": json.loads(unpack(result)) if result else None,
     }

@@ -12,7 +12,8 @@ import structlog
 from pilotfish.api import FINAL_STATUSES
 from search.errors import SandboxError
 from service.metrics import REAPED
-from service.redis_state import RedisState, StateError
+from service.redis_connection import StateError
+from service.redis_state import RedisState
 from service.sandboxes.admission import Admissions
 
 log = structlog.get_logger()

@@ -25,7 +25,8 @@ from service.errors import api_error
 from service.hacking import HackingWatch
 from service.metrics import RUNS, TRAJECTORIES, count_decision
 from service.parts import Parts
-from service.redis_state import Claimed, Fenced, RedisState, RunGone, StateError, patiently
+from service.redis_connection import StateError
+from service.redis_state import Claimed, Fenced, RedisState, RunGone, patiently
 from service.sandboxes.admission import Admissions
 from service.settings import Settings
 

@@ -23,7 +23,8 @@ from pilotfish import Task
 from search.contracts import Gone, Sandbox, SandboxProvider
 from search.errors import SandboxError
 from service.metrics import ADMISSION_SECONDS
-from service.redis_state import RedisState, StateError, patiently
+from service.redis_connection import StateError
+from service.redis_state import RedisState, patiently
 from service.sandboxes.bubblewrap import BubblewrapSettings
 
 log = structlog.get_logger()

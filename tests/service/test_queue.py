@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from service.redis_state import Fenced, KeyUsed, RedisState, RunGone, StateError
+from service.redis_connection import StateError
+from service.redis_state import Fenced, KeyUsed, RedisState, RunGone
 
 LEASE = 30.0
 

@@ -13,7 +13,8 @@ from pilotfish.strategy import RolloutSettings
 from search.errors import PolicyError
 from search.fakes import FakeCritic, FakePolicy, FakeSandboxes, turn_by_turn
 from service.app import create_app
-from service.redis_state import RedisState, StateError
+from service.redis_connection import StateError
+from service.redis_state import RedisState
 from service.settings import FakePolicySettings, FakeSandboxSettings, Settings
 from tests.upstream import serving
 
