@@ -15,12 +15,14 @@ from service.critics.published import renderer_of
 from service.metrics import MetricsMiddleware
 from service.parts import Parts
 from service.redis_connection import StateError
+from service.redis_sessions import RedisSessions
 from service.redis_state import RedisState
-from service.routes import chat, lookahead, operations, runs
+from service.routes import chat, lookahead, operations, runs, sessions
 from service.routes.context import ClientGone, Context
 from service.runs.reconciler import Reconciler
 from service.runs.worker import RunWorker
 from service.sandboxes.admission import Admissions
+from service.sessions import Sessions
 from service.settings import (
     ClassifyCriticSettings,
     Settings,
@@ -51,7 +53,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyLimit, megabytes=settings.max_body_mb)
     app.add_middleware(MetricsMiddleware)
     app.include_router(operations.router)
-    for router in (chat.router, lookahead.router, runs.router):
+    for router in (chat.router, lookahead.router, runs.router, sessions.router):
         app.include_router(router, dependencies=[Depends(require_key)])
     return app
 
@@ -80,7 +82,8 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Context:
     parts = await stack.enter_async_context(Parts(settings))
     state = RedisState(settings.redis_url, lifetime=settings.run_lifetime)
     stack.push_async_callback(state.close)
-    context = Context(settings, parts, state)
+    kept = Sessions(RedisSessions(state.redis, lifetime=settings.session_lifetime))
+    context = Context(settings, parts, state, kept)
     if settings.worker:
         admissions = Admissions(
             parts.sandboxes,

@@ -274,6 +274,8 @@ class Settings(BaseSettings):
     """Guided requests under way at once; more are answered 429."""
     run_lifetime: float = Field(default=7 * 86400.0, gt=0)
     """Seconds that Redis keeps a run after its last entry."""
+    session_lifetime: float = Field(default=7 * 86400.0, gt=0)
+    """Seconds that Redis keeps a session after its last call."""
     lease: float = Field(default=30.0, gt=1)
     """Seconds after which a silent worker's runs go to another."""
     hacking_margin: float = Field(default=0.1, gt=0, le=1)

@@ -15,6 +15,7 @@ from service.metrics import GUIDED
 from service.parts import Parts
 from service.redis_state import RedisState
 from service.runs.worker import RunWorker
+from service.sessions import Sessions
 from service.settings import Settings
 
 T = TypeVar("T")
@@ -27,6 +28,7 @@ class Context:
     settings: Settings
     parts: Parts
     state: RedisState
+    sessions: Sessions
     worker: RunWorker | None = None
     under_way: int = field(default=0)
 

@@ -18,7 +18,8 @@ from search.finished import put_scores, score_finished
 from search.selection import select
 from service.critics.all_of import all_of
 from service.errors import ApiError
-from service.routes.context import InContext, while_present
+from service.redis_sessions import SessionGone
+from service.routes.context import Context, InContext, while_present
 from service.routes.guide import Given, guided_step
 
 router = APIRouter(prefix="/v1", tags=["critic"])
@@ -68,19 +69,27 @@ async def score(body: ScoreRequest, request: Request, context: InContext) -> Sco
 async def selections(
     body: SelectionRequest, request: Request, context: InContext
 ) -> SelectionResponse:
-    """Rank finished trajectories, and choose one or abstain."""
+    """Rank finished trajectories or sessions, and choose one or abstain."""
+    trajectories = body.trajectories or await _of_sessions(context, body.sessions)
     with context.permit():
         if body.rescore:
             critic = _needed(context.parts.critic(body.critic))
-            await while_present(request, _rescore(critic, body.trajectories))
-    choice = select(body.trajectories, abstain_below=body.abstain_below, rule=body.rule)
+            await while_present(request, _rescore(critic, trajectories))
+    choice = select(trajectories, abstain_below=body.abstain_below, rule=body.rule)
     return SelectionResponse(
         chosen=choice.chosen,
         ranking=choice.ranking,
-        q=[trajectory.last_q for trajectory in body.trajectories],
-        spread=[trajectory.last_spread for trajectory in body.trajectories],
+        q=[trajectory.last_q for trajectory in trajectories],
+        spread=[trajectory.last_spread for trajectory in trajectories],
         reason=choice.reason,
     )
+
+
+async def _of_sessions(context: Context, sessions: list[str]) -> list[Trajectory]:
+    try:
+        return [await context.sessions.trajectory(session) for session in sessions]
+    except SessionGone as error:
+        raise ApiError(404, str(error), code="session_not_found", param="sessions") from error
 
 
 async def _rescore(critic: Critic, trajectories: list[Trajectory]) -> None:

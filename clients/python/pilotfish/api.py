@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from pilotfish.messages import Message
-from pilotfish.strategy import Lookahead, Rule, Strategy
+from pilotfish.strategy import Lookahead, Pick, Rule, Strategy
 from pilotfish.task import Task
 from pilotfish.trajectory import Decision, Trajectory, Usage
 
@@ -73,15 +73,23 @@ class ScoreResponse(_Wire):
 
 
 class SelectionRequest(_Wire):
-    """``POST /v1/selections``: which of these finished trajectories to return."""
+    """``POST /v1/selections``: which of these finished trajectories, or sessions, to return."""
 
-    trajectories: list[Trajectory] = Field(min_length=1, max_length=256)
+    trajectories: list[Trajectory] = Field(default_factory=list, max_length=256)
+    sessions: list[str] = Field(default_factory=list, max_length=256)
+    """Ids of sessions, whose trajectories they are, instead."""
     critic: str | None = None
     rule: Rule = "critic"
     """``hybrid`` goes by the counts of passed tests that the trajectories carry, too."""
     abstain_below: float | None = Field(default=None, ge=0, le=1)
     rescore: bool = True
     """Read every trajectory again with this critic; false uses the Q that is recorded."""
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if bool(self.trajectories) == bool(self.sessions):
+            raise ValueError("either trajectories or sessions are needed, at least one")
+        return self
 
 
 class SelectionResponse(_Wire):
@@ -155,6 +163,51 @@ class RunList(_Wire):
 
     object: Literal["list"] = "list"
     data: list[RunView]
+    next: str | None = None
+    """Give it as ``after`` for the next page."""
+
+
+class GuideOptions(BaseModel):
+    """How calls are guided: of one call the body's ``pilotfish`` object, or the headers
+    ``x-pilotfish-FIELD``, with ``-`` for ``_``; of a session or a key what holds where its calls do
+    not say. Header > body > session > key > the service's default."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    k: int | None = Field(default=None, ge=1, le=64)
+    pick: Pick = "argmax"
+    pick_temperature: float = Field(default=0.05, gt=0)
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    deadline: float | None = Field(default=None, gt=0)
+    critic: str | None = None
+
+
+class SessionView(_Wire):
+    """``GET /v1/sessions/{id}``: the calls of one outside agent, through the endpoint."""
+
+    id: str
+    task: str = ""
+    """How what the user first said begins."""
+    policy: str | None = None
+    critic: str | None = None
+    created_at: float
+    """Unix time, seconds."""
+    last_at: float
+    """Of its last call."""
+    calls: int = 0
+    degraded: int = 0
+    """How many of these were decided with less than was asked for."""
+    last_q: float | None = None
+    usage: Usage = Field(default_factory=Usage)
+    guide: GuideOptions | None = None
+    """How its calls are guided that do not say it; ``null`` where that was never set."""
+
+
+class SessionList(_Wire):
+    """``GET /v1/sessions``: the latest called first."""
+
+    object: Literal["list"] = "list"
+    data: list[SessionView]
     next: str | None = None
     """Give it as ``after`` for the next page."""
 

@@ -1,0 +1,161 @@
+"""All that Redis holds of sessions: the only file that knows those keys. Knows nothing of what is
+asked in one.
+
+| key | type | holds |
+|---|---|---|
+| ``pilotfish:session:{id}`` | hash | what lists show; how it is guided; counts |
+| ``pilotfish:calls:{id}`` | stream | its calls, compressed; the newest ``MOST_CALLS`` |
+| ``pilotfish:ends:{id}`` | set | digests of the histories that its calls ended with |
+| ``pilotfish:sessions`` | sorted set | ids of sessions by the time of their last call |
+| ``pilotfish:end:{digest}`` | string | the session whose call ended with that history |
+
+Every key has a lifetime, renewed when it is written; nothing is scanned.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from service.redis_connection import PREFIX, StateError, answering, pack, unpack
+
+SESSIONS = f"{PREFIX}sessions"
+MOST_CALLS = 10_000
+
+
+class SessionGone(StateError):
+    """There is no such session (any more)."""
+
+
+class RedisSessions:
+    """The state of all sessions. Raises ``StateError`` where Redis fails."""
+
+    def __init__(self, redis: Any, *, lifetime: float) -> None:
+        self._redis, self._lifetime = redis, int(lifetime)
+
+    async def session_of(self, digests: Sequence[str]) -> str | None:
+        """The session one of whose calls ended with one of these histories; of the first that is
+        known."""
+        if not digests:
+            return None
+        async with answering():
+            found = await self._redis.mget([_end(digest) for digest in digests])
+        return next((session.decode() for session in found if session), None)
+
+    async def opened(
+        self, session: str, digests: Sequence[str]
+    ) -> tuple[dict[str, Any] | None, str | None]:
+        """How the session is guided, if that was set, and the first of these histories that a call
+        of it ended with."""
+        async with answering(), self._redis.pipeline(transaction=False) as pipe:
+            pipe.hget(_session(session), "guide")
+            if digests:
+                pipe.smismember(_ends(session), list(digests))
+            guide, *known = await pipe.execute()
+        ours = known[0] if known else []
+        base = next((d for d, is_known in zip(digests, ours, strict=False) if is_known), None)
+        return (json.loads(guide) if guide else None), base
+
+    async def add(
+        self, session: str, call: dict[str, Any], shown: dict[str, str], counts: dict[str, int]
+    ) -> None:
+        """One call, whose ``end`` is the digest of the history that it ended with. ``shown`` is
+        what lists show of the session's last call; ``counts`` are added up."""
+        now, key = time.time(), _session(session)
+        async with answering(), self._redis.pipeline(transaction=True) as pipe:
+            calls = {"e": pack(json.dumps(call))}
+            pipe.xadd(_calls(session), calls, maxlen=MOST_CALLS, approximate=True)
+            pipe.sadd(_ends(session), call["end"])
+            pipe.set(_end(call["end"]), session, ex=self._lifetime)
+            pipe.hsetnx(key, "created_at", now)
+            pipe.hset(key, mapping={"last_at": now, **shown})
+            for name, count in {"calls": 1, **counts}.items():
+                pipe.hincrby(key, name, count)
+            self._listed(pipe, session, now)
+            await pipe.execute()
+
+    async def guide(self, session: str, options: dict[str, Any]) -> None:
+        """Set how calls of the session are guided that do not say it."""
+        now, key = time.time(), _session(session)
+        async with answering(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.hsetnx(key, "created_at", now)
+            pipe.hset(key, mapping={"last_at": now, "guide": json.dumps(options)})
+            self._listed(pipe, session, now)
+            await pipe.execute()
+
+    def _listed(self, pipe: Any, session: str, now: float) -> None:
+        pipe.zadd(SESSIONS, {session: now})
+        pipe.zremrangebyscore(SESSIONS, "-inf", now - self._lifetime)
+        for key in (SESSIONS, _session(session), _calls(session), _ends(session)):
+            pipe.expire(key, self._lifetime)
+
+    async def calls(self, session: str) -> list[dict[str, Any]]:
+        """Oldest first. Raises: ``SessionGone``."""
+        async with answering(), self._redis.pipeline(transaction=False) as pipe:
+            pipe.exists(_session(session))
+            pipe.xrange(_calls(session))
+            there, rows = await pipe.execute()
+        if not there:
+            raise SessionGone(f"there is no session {session!r}")
+        return [json.loads(unpack(fields[b"e"])) for _, fields in rows]
+
+    async def summary(self, session: str) -> dict[str, Any]:
+        """Raises: ``SessionGone``."""
+        [summary] = await self._summaries([session])
+        if summary is None:
+            raise SessionGone(f"there is no session {session!r}")
+        return summary
+
+    async def page(self, *, limit: int, after: str | None) -> list[dict[str, Any]]:
+        """Summaries, the latest called first, behind the session ``after``. Raises:
+        ``SessionGone``."""
+        async with answering():
+            start = 0
+            if after is not None:
+                rank = await self._redis.zrevrank(SESSIONS, after)
+                if rank is None:
+                    raise SessionGone(f"there is no session {after!r} to list behind")
+                start = int(rank) + 1
+            ids = await self._redis.zrevrange(SESSIONS, start, start + limit - 1)
+        found = await self._summaries([session.decode() for session in ids])
+        return [summary for summary in found if summary is not None]
+
+    async def forget(self, session: str) -> None:
+        """Raises: ``SessionGone``."""
+        async with answering(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.delete(_session(session), _calls(session), _ends(session))
+            pipe.zrem(SESSIONS, session)
+            removed, _ = await pipe.execute()
+        if not removed:
+            raise SessionGone(f"there is no session {session!r}")
+
+    async def _summaries(self, ids: Sequence[str]) -> list[dict[str, Any] | None]:
+        async with answering(), self._redis.pipeline(transaction=False) as pipe:
+            for session in ids:
+                pipe.hgetall(_session(session))
+            rows = await pipe.execute()
+        return [_summary(session, row) for session, row in zip(ids, rows, strict=True)]
+
+
+def _session(session: str) -> str:
+    return f"{PREFIX}session:{session}"
+
+
+def _calls(session: str) -> str:
+    return f"{PREFIX}calls:{session}"
+
+
+def _ends(session: str) -> str:
+    return f"{PREFIX}ends:{session}"
+
+
+def _end(digest: str) -> str:
+    return f"{PREFIX}end:{digest}"
+
+
+def _summary(session: str, row: dict[bytes, bytes]) -> dict[str, Any] | None:
+    if not row:
+        return None
+    return {"id": session} | {name.decode(): value.decode() for name, value in row.items()}
