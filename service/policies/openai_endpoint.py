@@ -65,6 +65,25 @@ class OpenAIPolicy:
         async with self._open(body) as response:
             yield response
 
+    async def answer(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The endpoint's chat completion for ``body``. Raises as ``sample``."""
+        try:
+            async with asyncio.timeout(self.settings.timeout), self._open(body) as response:
+                await response.aread()
+        except TimeoutError:
+            raise PolicyError(self._late) from None
+        return _json(response)
+
+    async def chunks(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of a streamed chat completion as they come. Closing it stops the endpoint.
+        Raises as ``sample``."""
+        end = time.monotonic() + self.settings.timeout
+        async with self._open(body) as response:
+            async for chunk in _events(response, end, self._late):
+                if error := chunk.get("error"):
+                    raise PolicyError(_told(error))
+                yield chunk
+
     def _body(self, state: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
         own = sampling.model_dump(exclude={"extra"}, exclude_none=True)
         body = own | sampling.extra
@@ -118,11 +137,8 @@ class OpenAIPolicy:
         if self.settings.continuous_usage:
             usage["continuous_usage_stats"] = True
         body = body | {"stream": True, "stream_options": usage}
-        end = time.monotonic() + self.settings.timeout
-        async with self._open(body) as response:
-            async for chunk in _events(response, end, self._late):
-                if error := chunk.get("error"):
-                    raise PolicyError(_told(error))
+        async with aclosing(self.chunks(body)) as chunks:
+            async for chunk in chunks:
                 with _understood(chunk):
                     prompt_tokens = prompt_tokens_of(chunk) or prompt_tokens
                     answer |= beside_choices(chunk)
@@ -141,12 +157,7 @@ class OpenAIPolicy:
 
     async def _whole(self, body: dict[str, Any]) -> list[Sample]:
         """One candidate needs no stream: nothing is scored before it is complete."""
-        try:
-            async with asyncio.timeout(self.settings.timeout), self._open(body) as response:
-                await response.aread()
-        except TimeoutError:
-            raise PolicyError(self._late) from None
-        answer = _json(response)
+        answer = await self.answer(body)
         with _understood(answer):
             usage = answer.get("usage") or {}
             return [

@@ -1,0 +1,1 @@
+"""What callers and policies say, by format. Knows no HTTP and no state."""
