@@ -106,7 +106,8 @@ class Sandbox(Protocol):
     ) -> Observation:
         """Run ``command`` by ``sh`` and wait at most ``timeout`` seconds; then it is killed with
         all its children and ``timed_out`` is set. The same ``action_id`` again gives the recorded
-        result and runs nothing. Raises: ``SandboxLost``, ``SandboxError``."""
+        result and runs nothing; with another command it is ``SandboxLost``, since the sandbox is
+        then not as its journal says. Raises: ``SandboxLost``, ``SandboxError``."""
         ...
 
     async def write(self, path: str, text: str) -> None:

@@ -136,6 +136,7 @@ class FakeSandbox:
         self.closed = self.released = False
         self._respond = respond
         self._results: dict[str, Observation] = {}
+        self._asked: dict[str, str] = {}
 
     def _check(self) -> None:
         if self.closed:
@@ -145,6 +146,8 @@ class FakeSandbox:
         self, command: str, *, action_id: str, timeout: float, cwd: str | None = None
     ) -> Observation:
         self._check()
+        if self._asked.setdefault(action_id, command) != command:
+            raise SandboxLost(f"{action_id} is the id of another command, which was run here")
         if action_id not in self._results:
             self.ran.append(command)
             try:

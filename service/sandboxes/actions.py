@@ -3,12 +3,14 @@ shell script on any SWE-ReX server. Knows nothing of how the server came to be.
 
 An action has an id. What runs in the sandbox keeps its output and exit code under that id inside
 the sandbox, so that a second delivery waits for the running one or reads the recorded result, and
-never runs the command again.
+never runs the command again. An id that comes with another command than before (a journal lost its
+end) is ``SandboxLost``: the sandbox has seen what the journal does not know.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import hmac
 import time
 from collections.abc import Callable
@@ -20,7 +22,7 @@ import structlog
 
 from pilotfish import Observation
 from search.errors import SandboxError, SandboxLost
-from service.sandboxes.guest import elide
+from service.sandboxes.guest import OTHER, elide
 from service.sandboxes.server import TIMED_OUT, Reply, RexServer, Server
 
 log = structlog.get_logger()
@@ -115,6 +117,8 @@ class GuestActions:
             raise SandboxLost("a command was stopped because nobody waited for it any more")
         if reply.failure == TIMED_OUT:
             output, code = fields.get("output", ""), None
+        elif reply.failure == OTHER:
+            raise SandboxLost(reply.message)
         elif reply.failure == "builtins.LookupError":
             raise SandboxError(reply.message)
         elif reply.failure:
@@ -182,11 +186,14 @@ class ScriptedActions:
         await self._script("sweep", mark)
 
     async def _deliver(self, action: Action, wait: int) -> Observation | None:
-        details = [str(wait), str(action.timeout), str(self.output), action.cwd]
+        asked = hashlib.sha256(f"{action.cwd}\0{action.command}".encode()).hexdigest()
+        details = [str(wait), str(action.timeout), str(self.output), asked, action.cwd]
         stdout = await self._script("run", *self._names(action.id), *details, action.command)
         status, _, output = stdout.partition("\n")
         if status == "running":
             return None
+        if status == "other":
+            raise SandboxLost(f"{action.id} is the id of another command, which was run here")
         try:
             _, code, reason, total, head_size, tail_size, boundary = status.split()
             head, tail = output.split(boundary)

@@ -8,8 +8,9 @@
 #   stopped  why it was stopped before its end (timeout, cancelled), if it was
 #   head, tail, total    the two ends of its output, and how many bytes there were
 #   done     exit code; there when all of the above is whole
+#   asked    a digest of what was asked; who asks for something else under its id is told so
 #
-#   actions.sh run  FOLDER MARK WAIT TIMEOUT LIMIT CWD COMMAND
+#   actions.sh run  FOLDER MARK WAIT TIMEOUT LIMIT ASKED CWD COMMAND
 #   actions.sh stop FOLDER MARK
 #   actions.sh sweep MARK
 #
@@ -191,14 +192,20 @@ script=$0 verb=$1
 shift
 case $verb in
 run)
-    folder=$1 mark=$2 wait=$3 timeout=$4 limit=$5 cwd=$6 command=$7
+    folder=$1 mark=$2 wait=$3 timeout=$4 limit=$5 asked=$6 cwd=$7 command=$8
     if mkdir "$folder" 2>/dev/null; then
+        echo "$asked" >"$folder/asked"
         setsid sh "$script" supervise "$folder" "$mark" "$timeout" "$((limit / 2))" "$cwd" "$command" \
             </dev/null >/dev/null 2>&1 &
         echo "$!" >"$folder/supervisor.new" && mv "$folder/supervisor.new" "$folder/supervisor"
     fi
     await "$folder" "$mark" "$wait"
-    show "$folder"
+    before=$(cat "$folder/asked" 2>/dev/null)
+    if [ "${before:-$asked}" != "$asked" ]; then
+        echo "other"
+    else
+        show "$folder"
+    fi
     ;;
 supervise) supervise "$@" ;;
 expire)

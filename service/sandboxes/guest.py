@@ -12,7 +12,7 @@ before its time, keeps all output in memory and remembers only the last request.
    in the background;
 2. treats ``X-Request-ID`` as what it promises to be: a second delivery of an ``/execute`` waits for
    the first, or gets its recorded answer, and runs nothing (``/cancel`` with a ``request_id`` stops
-   one);
+   one); one that asks for something else is refused;
 3. stops a command with all that it started, also what left its session, when its time is up or when
    nobody waits for it any more;
 4. keeps the head and the tail of the output and counts the rest;
@@ -57,6 +57,10 @@ UNCLAIMED = 20.0
 """Seconds without any connection at the beginning; then it ends, since nobody knows of it."""
 HEADROOM = 64
 """Processes that this server may start beyond the limit of the commands."""
+OTHER = "builtins.KeyError"
+"""What a request is refused with whose id is another command's."""
+WHAT = ("command", "cwd")
+"""Fields of a request that a second delivery of it shares with the first."""
 MARK = "PILOTFISH_ACTION"
 PROXY_PORT = 3128
 """Where commands find the proxy, if the sandbox has one."""
@@ -654,6 +658,8 @@ class Guest:
         if action is None:
             action = self._start(body)
             self.actions[request_id or f"anonymous {action.number}"] = action
+        elif any(action.request.get(name, body.get(name)) != body.get(name) for name in WHAT):
+            raise Failure(OTHER, f"{request_id} is the id of another command, which was run here")
         if action.answer is not None:
             return connection.reply(*action.answer)
         if action.alone_since is not None and not action.stopped:
@@ -735,7 +741,7 @@ class Guest:
         if action is None:
             # It may still be on its way; when it comes, it must not run.
             self.count += 1
-            action = Action(self.count, {"command": "", "merge_output_streams": True}, 1)
+            action = Action(self.count, {"merge_output_streams": True}, 1)
             action.stopped = "cancelled"
             action.finish(signal.SIGKILL)
             self.actions[body["request_id"]] = action

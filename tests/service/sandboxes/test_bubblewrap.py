@@ -259,6 +259,7 @@ def test_no_descriptor_is_closed_twice_under_uvloop(tmp_path: Path) -> None:
         runner.run(main())
 
 
+COMMAND = "echo begun >> log; until [ -e go ]; do sleep 0.02; done; echo ended"
 PARENT = """
 import asyncio, sys
 from pathlib import Path
@@ -269,7 +270,7 @@ async def main():
     settings = BubblewrapSettings(state_dir=Path(sys.argv[1]), outlive_parent=sys.argv[2] == "yes")
     task = Task(id="t", statement="s", image="host")
     async with BubblewrapProvider(settings).start(task, labels={"run": "r"}) as sandbox:
-        command = "echo begun >> log; until [ -e go ]; do sleep 0.02; done; echo ended"
+        command = sys.argv[-1]
         running = asyncio.ensure_future(sandbox.execute(command, action_id="a", timeout=60))
         await sandbox.execute("until [ -e log ]; do sleep 0.02; done", action_id="b", timeout=60)
         print(sandbox.id, flush=True)
@@ -284,7 +285,7 @@ async def parent(state: Path, outlive: str) -> AsyncIterator[tuple[ProcessId, st
     """Another process with a sandbox in which a command runs, and the sandbox's id."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "clients" / "python")])
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", PARENT, str(state), outlive),
+        *(sys.executable, "-c", PARENT, str(state), outlive, COMMAND),
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": path},
     )
@@ -318,9 +319,7 @@ async def test_outliving_a_killed_parent(tmp_path: Path) -> None:
     provider = BubblewrapProvider(BubblewrapSettings(state_dir=tmp_path))
     assert list(await provider.reap()) == []
     sandbox = await provider.attach(sandbox_id)
-    redelivered = asyncio.ensure_future(
-        sandbox.execute("echo never run", action_id="a", timeout=60)
-    )
+    redelivered = asyncio.ensure_future(sandbox.execute(COMMAND, action_id="a", timeout=60))
     await sandbox.write("go", "")
     assert (await redelivered).output == "ended\n"
     assert await sandbox.read("log") == "begun\n"

@@ -113,6 +113,16 @@ async def test_the_same_action_runs_once(sandbox: SwerexSandbox) -> None:
     assert await run(sandbox, "cat log") == "x\n"
 
 
+async def test_an_id_that_comes_with_another_command_is_refused(sandbox: SwerexSandbox) -> None:
+    """Its result is that of what the journal does not know: the sandbox is not as it says."""
+    await sandbox.execute("echo x >> log", action_id="once", timeout=20)
+    with pytest.raises(SandboxLost, match="another command"):
+        await sandbox.execute("echo y >> log", action_id="once", timeout=20)
+    with pytest.raises(SandboxLost, match="another command"):
+        await sandbox.execute("echo x >> log", action_id="once", timeout=20, cwd="/tmp")
+    assert await run(sandbox, "cat log") == "x\n"
+
+
 async def test_a_second_delivery_waits_for_the_first(sandbox: SwerexSandbox) -> None:
     command = "echo x >> log; mkfifo door 2>/dev/null; cat door"
     deliveries = [
@@ -135,17 +145,14 @@ async def test_actions_run_side_by_side(sandbox: SwerexSandbox) -> None:
 async def test_a_command_that_never_ends(sandbox: SwerexSandbox) -> None:
     sleep, pattern = forever()
     began = time.monotonic()
-    result = await sandbox.execute(
-        f"echo begun; for i in 1 2 3 4 5 6 7 8; do setsid {sleep} & done; {sleep}",
-        action_id="a",
-        timeout=1,
-    )
+    command = f"echo begun; for i in 1 2 3 4 5 6 7 8; do setsid {sleep} & done; {sleep}"
+    result = await sandbox.execute(command, action_id="a", timeout=1)
     assert time.monotonic() - began < 10
     assert result.timed_out
     assert result.exit_code is None
     assert result.output.startswith("begun\n")
     assert await run(sandbox, f"ps ax | grep -c '{pattern}' || true") == "0\n"
-    again = await sandbox.execute("echo never", action_id="a", timeout=1)
+    again = await sandbox.execute(command, action_id="a", timeout=1)
     assert again.timed_out
     assert again.output == result.output
 

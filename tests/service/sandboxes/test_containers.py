@@ -271,6 +271,7 @@ async def test_its_lifetime_ends_without_help(engine: Podman, owner: str, task: 
         assert list(await provider.reap()) == [sandbox.id]
 
 
+COMMAND = "echo begun >> log; until [ -e go ]; do sleep 0.02; done; echo ended"
 PARENT = """
 import asyncio, sys
 from pilotfish import Task
@@ -281,7 +282,7 @@ async def main():
     async with ContainerProvider(settings) as provider:
         task = Task(id="t", statement="s", image="host")
         async with provider.start(task, labels={"run": "r"}) as sandbox:
-            command = "echo begun >> log; until [ -e go ]; do sleep 0.02; done; echo ended"
+            command = sys.argv[-1]
             running = asyncio.ensure_future(sandbox.execute(command, action_id="a", timeout=60))
             wait = "until [ -e log ]; do sleep 0.02; done"
             await sandbox.execute(wait, action_id="b", timeout=60)
@@ -297,7 +298,7 @@ async def parent(settings: ContainerSettings) -> AsyncIterator[tuple[ProcessId, 
     """Another process with a sandbox in which a command runs, and the sandbox's id."""
     path = f"{ROOT}:{ROOT / 'clients' / 'python'}"
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", PARENT, settings.model_dump_json()),
+        *(sys.executable, "-c", PARENT, settings.model_dump_json(), COMMAND),
         stdout=subprocess.PIPE,
         env={"PYTHONPATH": path},
     )
@@ -318,9 +319,7 @@ async def test_one_whose_process_was_killed_is_taken_over_and_reaped(
         assert await process.gone(5)
     assert list(await containers.reap()) == []
     sandbox = await containers.attach(sandbox_id)
-    redelivered = asyncio.ensure_future(
-        sandbox.execute("echo never run", action_id="a", timeout=60)
-    )
+    redelivered = asyncio.ensure_future(sandbox.execute(COMMAND, action_id="a", timeout=60))
     await sandbox.write("go", "")
     assert (await redelivered).output == "ended\n"
     assert await sandbox.read("log") == "begun\n"
