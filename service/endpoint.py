@@ -8,6 +8,8 @@ from typing import Protocol
 import httpx
 from pydantic import SecretStr
 
+from service.http_client import Client
+
 TOO_LONG = re.compile(r"context length|context_length|max_model_len|too many tokens", re.I)
 """In what a served model says of a request that does not fit it."""
 KEPT_FOR = 2.0
@@ -24,13 +26,25 @@ class Endpoint(Protocol):
     max_connections: int
 
 
-def client_of(endpoint: Endpoint) -> httpx.AsyncClient:
-    """A client for that model alone. The caller closes it."""
+class Replicated(Endpoint, Protocol):
+    """One that may be served by several servers."""
+
+    replicas: list[str]
+    """Of the others: the same model, under the same name."""
+
+
+def addresses(endpoint: Replicated) -> list[str]:
+    return list(dict.fromkeys([endpoint.url, *endpoint.replicas]))
+
+
+def client_of(endpoint: Endpoint, url: str | None = None) -> httpx.AsyncClient:
+    """A client for that model alone, at ``url`` where it is one of several. The caller closes
+    it."""
     headers = {}
     if endpoint.key is not None:
         headers["Authorization"] = f"Bearer {endpoint.key.get_secret_value()}"
-    return httpx.AsyncClient(
-        base_url=endpoint.url.rstrip("/"),
+    return Client(
+        base_url=(url or endpoint.url).rstrip("/"),
         headers=headers,
         timeout=httpx.Timeout(endpoint.timeout, connect=10.0),
         limits=httpx.Limits(max_connections=endpoint.max_connections, keepalive_expiry=KEPT_FOR),

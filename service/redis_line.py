@@ -51,7 +51,7 @@ class Line:
         )
         try:
             await sending
-        except RedisError:
+        except Exception:  # uvloop's is a RuntimeError
             await self.close()  # which fails our own future too
         return await asked.answer
 

@@ -43,6 +43,8 @@ class EndpointPolicy(_Part):
     type: Literal["openai"] = "openai"
     url: str
     """Up to and with ``/v1``."""
+    replicas: list[str] = Field(default_factory=list)
+    """URLs of further servers of the same model. Calls of a session go to one of them all."""
     model: str
     """Its name there."""
     key: SecretStr | None = None
@@ -71,6 +73,8 @@ class VllmCriticSettings(_Part):
     type: Literal["vllm"] = "vllm"
     url: str
     """Without a path."""
+    replicas: list[str] = Field(default_factory=list)
+    """URLs of further servers of the same model. Calls of a session go to one of them all."""
     model: str
     """Its name there."""
     checkpoint: str
@@ -90,6 +94,8 @@ class ClassifyCriticSettings(_Part):
     type: Literal["classify"]
     url: str
     """Without a path."""
+    replicas: list[str] = Field(default_factory=list)
+    """URLs of further servers of the same model. Calls of a session go to one of them all."""
     model: str
     """Its name there."""
     tokenizer: str

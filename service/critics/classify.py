@@ -15,16 +15,39 @@ from critic.rendering import Renderer
 from pilotfish import Message
 from search.contracts import Score
 from search.errors import CriticError
-from service.critics.endpoint import CriticEndpoint
+from service.critics.endpoint import CriticAway, CriticEndpoint
 from service.critics.reading import reading
 from service.critics.together import Together
-from service.endpoint import Endpoint
+from service.endpoint import Replicated, addresses
+from service.replicas import Replicas
 
 
-class ServedModel(Endpoint, Protocol):
-    """An endpoint that has a model of this name."""
+class ServedModel(Replicated, Protocol):
+    """Servers that have a model of this name."""
 
     model: str
+
+
+class _Server:
+    """One of them."""
+
+    def __init__(self, settings: ServedModel, url: str, read: Callable[[Any], list[float]]) -> None:
+        self._model, self._read = settings.model, read
+        self._endpoint = CriticEndpoint(settings, url)
+        self.logits = Together(self._ask, settings.max_connections)
+
+    async def close(self) -> None:
+        await self.logits.close()
+        await self._endpoint.close()
+
+    async def _ask(self, rows: list[list[int]]) -> list[list[float]]:
+        """The head's logits of each row."""
+        body = {"model": self._model, "input": rows, "use_activation": False}
+
+        def read(answer: Any) -> list[list[float]]:
+            return [self._read(row) for _, row in zip(rows, answer["data"], strict=True)]
+
+        return await self._endpoint.ask("/classify", body, read)
 
 
 class ClassifyCritic:
@@ -42,19 +65,19 @@ class ClassifyCritic:
         labels: int | None = None,
     ) -> None:
         self.name, self.renderer = name, renderer
-        self._model, self._url = settings.model, settings.url
         self._q, self._labels = q, labels
-        self.endpoint = CriticEndpoint(settings)
-        self._together = Together(self._request, settings.max_connections)
+        self._servers = Replicas(
+            {url: _Server(settings, url, self._logits) for url in addresses(settings)}
+        )
 
     async def close(self) -> None:
-        await self._together.close()
-        await self.endpoint.close()
+        for server in self._servers:
+            await server.close()
 
     async def warm(self, state: Sequence[Message], *, session: str | None = None) -> None:
         with reading():
             row = self.renderer.render_state(state)
-        await self._together([row])
+        await self._asked([row], session)
 
     async def score(
         self, state: Sequence[Message], actions: Sequence[Message], *, session: str | None = None
@@ -63,7 +86,7 @@ class ClassifyCritic:
             return []
         with reading():
             rows = [self.renderer.render_action(state, action) for action in actions]
-        return await self._scored(rows)
+        return await self._scored(rows, session)
 
     async def score_turns(self, messages: Sequence[Message]) -> list[Score]:
         """Each turn's Q is read at the end of a prefix of the last one's tokens: with the prefix
@@ -71,23 +94,29 @@ class ClassifyCritic:
         with reading():
             windows = self.renderer.windows(messages)
         rows = [window.ids[: end + 1] for window in windows for end in window.turn_ends]
-        return await self._scored(rows) if rows else []
+        return await self._scored(rows, None) if rows else []
 
-    async def _scored(self, rows: list[list[int]]) -> list[Score]:
-        answers = await self._together(rows)
+    async def _scored(self, rows: list[list[int]], session: str | None) -> list[Score]:
+        address, answers = await self._asked(rows, session)
         for logits in answers:
             if not all(map(math.isfinite, logits)):  # costs whom it is for, not who was with it
-                raise CriticError(f"{self._url}: not an answer of /classify: {logits}")
+                raise CriticError(f"{address}: not an answer of /classify: {logits}")
         return [Score(self._q(logits)) for logits in answers]
 
-    async def _request(self, rows: list[list[int]]) -> list[list[float]]:
-        """The head's logits of each row."""
-        body = {"model": self._model, "input": rows, "use_activation": False}
-
-        def read(answer: Any) -> list[list[float]]:
-            return [self._logits(row) for _, row in zip(rows, answer["data"], strict=True)]
-
-        return await self.endpoint.ask("/classify", body, read)
+    async def _asked(
+        self, rows: list[list[int]], session: str | None
+    ) -> tuple[str, list[list[float]]]:
+        """Of the session's server; where that is away, of another's."""
+        tried: set[str] = set()
+        while True:
+            address, server = self._servers.of(session)
+            try:
+                return address, await server.logits(rows)
+            except CriticAway:
+                self._servers.missed(address)
+                if address in tried or len(tried) + 1 == len(list(self._servers)):
+                    raise
+                tried.add(address)
 
     def _logits(self, row: dict[str, Any]) -> list[float]:
         logits = [float(logit) for logit in row["probs"]]

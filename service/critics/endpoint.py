@@ -26,13 +26,18 @@ class _Busy(Exception):
     """The endpoint did not take the request."""
 
 
+class CriticAway(CriticError):
+    """The endpoint was not reached, or took no request."""
+
+
 class CriticEndpoint:
     """At most ``max_connections`` requests are under way; the others wait, and their time begins
     when they are sent."""
 
-    def __init__(self, settings: Endpoint) -> None:
-        self.settings = settings
-        self.client = client_of(settings)
+    def __init__(self, settings: Endpoint, url: str | None = None) -> None:
+        """``url`` is where it is, for one of several."""
+        self.settings, self.url = settings, url or settings.url
+        self.client = client_of(settings, url)
         self._permits = asyncio.Semaphore(settings.max_connections)
 
     async def close(self) -> None:
@@ -42,16 +47,16 @@ class CriticEndpoint:
         """What ``read`` makes of the answer's JSON. Where it meets another form than it knows, it
         raises ``ValueError`` or its like.
 
-        Raises: ``CriticTooLong``, ``CriticRefused``, ``CriticError``.
+        Raises: ``CriticTooLong``, ``CriticRefused``, ``CriticAway``, ``CriticError``.
         """
-        url, timeout = self.settings.url, self.settings.timeout
+        url, timeout = self.url, self.settings.timeout
         try:
             async with self._permits, asyncio.timeout(timeout):
                 response = await self._post(path, body)
         except (TimeoutError, httpx.ReadTimeout) as error:
             raise CriticError(f"no answer from {url} in {timeout:g} s") from error
         except (httpx.HTTPError, _Busy) as error:
-            raise CriticError(f"{url}: {str(error) or type(error).__name__}") from error
+            raise CriticAway(f"{url}: {str(error) or type(error).__name__}") from error
         except ValueError as error:  # NaN, or half of a surrogate pair
             raise CriticRefused(f"this cannot be sent as JSON: {error}") from error
         if response.status_code != 200:

@@ -21,8 +21,9 @@ from pilotfish import Message
 from pilotfish.strategy import Sampling
 from search.contracts import Sample
 from search.errors import ContextTooLong, PolicyError, PolicyRefused
-from service.endpoint import TOO_LONG, client_of
+from service.endpoint import TOO_LONG, addresses, client_of
 from service.policies.choices import Choice, beside_choices, prompt_tokens_of, sample_of
+from service.replicas import Replicas
 from service.settings import EndpointPolicy
 
 _RETRIED = (408, 429, 502, 503, 504)
@@ -37,48 +38,60 @@ class _Busy(Exception):
     """The endpoint did not take the request; nothing was generated."""
 
 
+class _Closed(_Busy):
+    """The connection had been closed, as idle ones are: its server may well be there."""
+
+
 class OpenAIPolicy:
     """``name`` is what callers know it by; ``settings.model`` what the endpoint does."""
 
     def __init__(self, name: str, settings: EndpointPolicy) -> None:
         self.name, self.settings = name, settings
-        self.client = client_of(settings)
+        self._replicas = Replicas({url: client_of(settings, url) for url in addresses(settings)})
 
     async def close(self) -> None:
-        await self.client.aclose()
+        for client in self._replicas:
+            await client.aclose()
 
     async def sample(
         self, state: Sequence[Message], n: int, sampling: Sampling, *, session: str | None = None
     ) -> AsyncGenerator[Sample, None]:
         body = self._body(state, sampling)
         if self.settings.n or n == 1:
-            samples = self._request(body | {"n": n} if n > 1 else body)
+            samples = self._request(body | {"n": n} if n > 1 else body, session)
         else:
-            samples = self._requests(body, n)
+            samples = self._requests(body, n, session)
         async with aclosing(samples):
             async for sample in samples:
                 yield sample
 
     @asynccontextmanager
-    async def forward(self, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:
+    async def forward(
+        self, body: dict[str, Any], *, session: str | None = None
+    ) -> AsyncIterator[httpx.Response]:
         """The endpoint's own answer to ``body``, its content not yet read. Raises as ``sample``."""
-        async with self._open(body) as response:
+        async with self._open(body, session) as response:
             yield response
 
-    async def answer(self, body: dict[str, Any]) -> dict[str, Any]:
+    async def answer(self, body: dict[str, Any], *, session: str | None = None) -> dict[str, Any]:
         """The endpoint's chat completion for ``body``. Raises as ``sample``."""
         try:
-            async with asyncio.timeout(self.settings.timeout), self._open(body) as response:
+            async with (
+                asyncio.timeout(self.settings.timeout),
+                self._open(body, session) as response,
+            ):
                 await response.aread()
         except TimeoutError:
             raise PolicyError(self._late) from None
         return _json(response)
 
-    async def chunks(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+    async def chunks(
+        self, body: dict[str, Any], *, session: str | None = None
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of a streamed chat completion as they come. Closing it stops the endpoint.
         Raises as ``sample``."""
         end = time.monotonic() + self.settings.timeout
-        async with self._open(body) as response:
+        async with self._open(body, session) as response:
             async for chunk in _events(response, end, self._late):
                 if error := chunk.get("error"):
                     raise PolicyError(_told(error))
@@ -92,14 +105,16 @@ class OpenAIPolicy:
             body.setdefault("logprobs", True)
         return body
 
-    async def _requests(self, body: dict[str, Any], n: int) -> AsyncGenerator[Sample, None]:
+    async def _requests(
+        self, body: dict[str, Any], n: int, session: str | None
+    ) -> AsyncGenerator[Sample, None]:
         """One request for each candidate. One that fails costs only itself."""
         arrived: asyncio.Queue[Sample] = asyncio.Queue()
         errors: list[PolicyError] = []
 
         async def one(index: int) -> None:
             try:
-                async for sample in self._request(body | _seeded(body, index)):
+                async for sample in self._request(body | _seeded(body, index), session):
                     # each request reads the prompt anew
                     own = {"index": index, "prompt_tokens": n * sample.prompt_tokens}
                     sample.answer.pop("usage", None)  # of one request in n
@@ -123,9 +138,11 @@ class OpenAIPolicy:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _request(self, body: dict[str, Any]) -> AsyncGenerator[Sample, None]:
+    async def _request(
+        self, body: dict[str, Any], session: str | None
+    ) -> AsyncGenerator[Sample, None]:
         if body.get("n", 1) == 1:
-            for sample in await self._whole(body):
+            for sample in await self._whole(body, session):
                 yield sample
             return
         choices: dict[int, Choice] = {}
@@ -155,7 +172,7 @@ class OpenAIPolicy:
         elif finished < body["n"]:
             raise PolicyError(f"the stream ended after {finished} of {body['n']} candidates")
 
-    async def _whole(self, body: dict[str, Any]) -> list[Sample]:
+    async def _whole(self, body: dict[str, Any], session: str | None) -> list[Sample]:
         """One candidate needs no stream: nothing is scored before it is complete."""
         answer = await self.answer(body)
         with _understood(answer):
@@ -171,13 +188,15 @@ class OpenAIPolicy:
             ]
 
     @asynccontextmanager
-    async def _open(self, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:
+    async def _open(
+        self, body: dict[str, Any], session: str | None
+    ) -> AsyncIterator[httpx.Response]:
         """The response, once it is known to be one. Tried again only where nothing was generated.
 
         Raises: ``ContextTooLong``, ``PolicyRefused``, ``PolicyError``.
         """
         try:
-            response = await self._send(body)
+            response = await self._send(body, session)
             try:
                 yield response
             finally:
@@ -195,32 +214,47 @@ class OpenAIPolicy:
         return f"no answer from {self.settings.url} in {self.settings.timeout:g} s"
 
     @stamina.retry(on=(_Busy, httpx.ConnectError), attempts=4, timeout=30.0, wait_max=5.0)
-    async def _send(self, body: dict[str, Any]) -> httpx.Response:
+    async def _send(self, body: dict[str, Any], session: str | None) -> httpx.Response:
+        """Of the session's server; where that takes no request, of another's the next time."""
+        url, client = self._replicas.of(session)
         try:
-            request = self.client.build_request("POST", "/chat/completions", json=body)
+            request = client.build_request("POST", "/chat/completions", json=body)
         except ValueError as error:  # NaN, or half of a surrogate pair
             raise PolicyRefused(f"this cannot be sent as JSON: {error}", 400, {}) from error
-        response = await self._sent(request)
+        try:
+            return await self._taken(client, request, url)
+        except _Closed:
+            raise
+        except (_Busy, httpx.ConnectError):
+            self._replicas.missed(url)
+            raise
+
+    async def _taken(
+        self, client: httpx.AsyncClient, request: httpx.Request, url: str
+    ) -> httpx.Response:
+        response = await self._sent(client, request, url)
         if response.status_code < 400:
             return response
         await response.aread()
         await response.aclose()
         if response.status_code in _RETRIED:
-            raise _Busy(f"{self.settings.url} answers {response.status_code}")
+            raise _Busy(f"{url} answers {response.status_code}")
         answer = _json(response, strict=False)
         message = _told(answer.get("error") or answer)
         if response.status_code in (400, 413) and TOO_LONG.search(message):
             raise ContextTooLong(message)
         raise PolicyRefused(message, response.status_code, answer)
 
-    async def _sent(self, request: httpx.Request) -> httpx.Response:
+    async def _sent(
+        self, client: httpx.AsyncClient, request: httpx.Request, url: str
+    ) -> httpx.Response:
         began = time.monotonic()
         try:
-            return await self.client.send(request, stream=True)
+            return await client.send(request, stream=True)
         except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
             if time.monotonic() - began > STALE_WITHIN:
                 raise  # it may have generated
-            raise _Busy(f"{self.settings.url}: the connection was closed") from error
+            raise _Closed(f"{url}: the connection was closed") from error
 
 
 def _seeded(body: dict[str, Any], index: int) -> dict[str, Any]:

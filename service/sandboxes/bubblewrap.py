@@ -52,6 +52,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pilotfish import Task
 from search.contracts import Gone
 from search.errors import SandboxError, SandboxLost
+from service.http_client import Client
 from service.local.process import ProcessId, collect
 from service.sandboxes.actions import GuestActions
 from service.sandboxes.guest import PROXY_PORT
@@ -453,7 +454,7 @@ class BubblewrapProvider:
         # attaches and goes away.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         transport = httpx.AsyncHTTPTransport(uds=path, verify=False, limits=limits)
-        client = httpx.AsyncClient(transport=transport, trust_env=False)
+        client = Client(transport=transport, trust_env=False)
         server = RexServer(client, "http://sandbox")
 
         async def let_go() -> None:

@@ -24,6 +24,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.typing import Subprotocol
 
 from search.errors import SandboxError, SandboxLost
+from service.http_client import Client
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """What a pod is given to speak to its own cluster."""
@@ -80,7 +81,7 @@ class Cluster:
                 self._tls = ssl.create_default_context(cafile=ca_file)
             except OSError as error:
                 raise SandboxError(f"the certificate in {ca_file} is of no use: {error}") from error
-        self._client = httpx.AsyncClient(
+        self._client = Client(
             base_url=self.url,
             verify=self._tls or False,
             trust_env=False,

@@ -28,13 +28,13 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-import httpx
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from pilotfish import Task
 from search.contracts import Gone
 from search.errors import SandboxError, SandboxLost
+from service.http_client import Client
 from service.sandboxes.actions import GRACE, ScriptedActions
 from service.sandboxes.deployments import KINDS, Plan, Starting
 from service.sandboxes.server import RexServer
@@ -91,7 +91,7 @@ class DeploymentProvider:
             if settings.secret
             else secrets.token_bytes(32)
         )
-        self._client = httpx.AsyncClient(trust_env=False)
+        self._client = Client(trust_env=False)
         self._threads = ThreadPoolExecutor(settings.starts, thread_name_prefix="deployment")
         self._removing: set[asyncio.Future[None]] = set()
 

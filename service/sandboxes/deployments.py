@@ -32,6 +32,7 @@ from typing import IO, Any, Protocol
 import httpx
 
 from search.errors import SandboxError, SandboxLost
+from service.http_client import Client
 
 OURS = "pilotfish.deployment"
 """The label that says whose deployment it is; below it what else we have to know of one."""
@@ -75,7 +76,7 @@ class Starting:
         """Raises: ``SandboxError``: ``ended`` says why, time is over, or nobody waits any more."""
         end = time.monotonic() + timeout
         said = "nothing"
-        async with httpx.AsyncClient(trust_env=False, headers={"X-API-Key": token}) as client:
+        async with Client(trust_env=False, headers={"X-API-Key": token}) as client:
             while True:
                 if self.given_up.is_set():
                     raise SandboxError("the start was given up")

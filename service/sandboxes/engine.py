@@ -28,6 +28,7 @@ import httpx
 import stamina
 
 from search.errors import SandboxError, SandboxLost
+from service.http_client import Client
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 NEWEST_API = (1, 44)
@@ -106,7 +107,7 @@ class Engine:
             verify = _context(certificates) if secure else False
             transport = httpx.AsyncHTTPTransport(verify=verify, limits=limits)
             base = f"{'https' if secure else 'http'}://{parts.netloc}"
-        self._client = httpx.AsyncClient(transport=transport, base_url=base, trust_env=False)
+        self._client = Client(transport=transport, base_url=base, trust_env=False)
         self._version = ""
 
     async def __aenter__(self) -> Self:

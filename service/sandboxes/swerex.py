@@ -20,7 +20,6 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import httpx
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -29,6 +28,7 @@ from search.commands import run_by
 from search.contracts import Gone
 from search.errors import SandboxError, SandboxLost
 from search.evaluation import write_files
+from service.http_client import Client
 from service.sandboxes.actions import (
     GRACE,
     Action,
@@ -152,7 +152,7 @@ class SwerexProvider:
 
     def __init__(self, settings: SwerexSettings) -> None:
         self.settings = settings
-        self._client = httpx.AsyncClient(trust_env=False)
+        self._client = Client(trust_env=False)
         self._servers: dict[str, RexServer] = {}
         for server in settings.servers:
             name = hashlib.sha256(server.url.encode()).hexdigest()[:8]

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from search.fakes import FakeCritic
 from service.app import create_app
+from service.policies.openai_endpoint import OpenAIPolicy
 from service.routes import chat
 from service.settings import ConstantCriticSettings, EndpointPolicy, FakeSandboxSettings, Settings
 from tests.upstream import serving, upstream
@@ -411,7 +412,8 @@ async def test_what_the_policy_answers_wrong_is_told_apart(service, upstream_say
 
 
 async def test_a_policy_that_is_not_there_is_named(service):
-    service.context.parts.policies["p"].client.base_url = "http://127.0.0.1:9"
+    away = EndpointPolicy(url="http://127.0.0.1:9", model="m")
+    service.context.parts.policies["p"] = OpenAIPolicy("p", away)
     answer = await service.ask()
     assert answer.status_code == 502
     assert "policy:" in answer.json()["error"]["message"]

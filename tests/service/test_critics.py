@@ -34,19 +34,19 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def critic(folder):
+def critic(folder, monkeypatch):
     """A critic, and what it is answered."""
     write_card(folder, CriticCard(max_tokens=50))
-    made = VllmCritic("c", settings_of(folder))
 
     def answering(answer, status=200):
         def handle(request):
             return httpx.Response(status, text=answer)
 
-        made.endpoint.client = httpx.AsyncClient(
-            transport=httpx.MockTransport(handle), base_url="http://c"
-        )
-        return made
+        def client_of(settings, url):
+            return httpx.AsyncClient(transport=httpx.MockTransport(handle), base_url=url)
+
+        monkeypatch.setattr("service.critics.endpoint.client_of", client_of)
+        return VllmCritic("c", settings_of(folder))
 
     return answering
 

@@ -194,11 +194,11 @@ async def test_a_request_that_breaks_in_an_unforeseen_way_costs_its_own_sample(m
         policy = OpenAIPolicy("p", EndpointPolicy(url=up.url, model="m", timeout=20, n=False))
         whole, broken = policy._whole, []
 
-        async def sometimes(body):
+        async def sometimes(body, session):
             if not broken:
                 broken.append(body)
                 raise RuntimeError("unforeseen")
-            return await whole(body)
+            return await whole(body, session)
 
         monkeypatch.setattr(policy, "_whole", sometimes)
         samples = await asyncio.wait_for(sampled(policy, 3, seed="not a number"), 10)
