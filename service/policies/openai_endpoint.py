@@ -154,7 +154,7 @@ class OpenAIPolicy:
         if self.settings.continuous_usage:
             usage["continuous_usage_stats"] = True
         body = body | {"stream": True, "stream_options": usage}
-        async with aclosing(self.chunks(body)) as chunks:
+        async with aclosing(self.chunks(body, session=session)) as chunks:
             async for chunk in chunks:
                 with _understood(chunk):
                     prompt_tokens = prompt_tokens_of(chunk) or prompt_tokens
@@ -174,7 +174,7 @@ class OpenAIPolicy:
 
     async def _whole(self, body: dict[str, Any], session: str | None) -> list[Sample]:
         """One candidate needs no stream: nothing is scored before it is complete."""
-        answer = await self.answer(body)
+        answer = await self.answer(body, session=session)
         with _understood(answer):
             usage = answer.get("usage") or {}
             return [
