@@ -15,7 +15,7 @@ from service.critics.published import renderer_of
 from service.metrics import MetricsMiddleware
 from service.parts import Parts
 from service.redis_state import RedisState, StateError
-from service.routes import chat, lookahead, operations, runs
+from service.routes import chat, lookahead, operations, responses, runs
 from service.routes.context import ClientGone, Context
 from service.runs.reconciler import Reconciler
 from service.runs.worker import RunWorker
@@ -50,7 +50,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyLimit, megabytes=settings.max_body_mb)
     app.add_middleware(MetricsMiddleware)
     app.include_router(operations.router)
-    for router in (chat.router, lookahead.router, runs.router):
+    for router in (chat.router, responses.router, lookahead.router, runs.router):
         app.include_router(router, dependencies=[Depends(require_key)])
     return app
 
