@@ -17,7 +17,7 @@ from service.parts import Parts
 from service.redis_connection import StateError
 from service.redis_sessions import RedisSessions
 from service.redis_state import RedisState
-from service.routes import chat, lookahead, operations, runs, sessions
+from service.routes import chat, lookahead, operations, responses, runs, sessions
 from service.routes.context import ClientGone, Context
 from service.runs.reconciler import Reconciler
 from service.runs.worker import RunWorker
@@ -53,7 +53,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyLimit, megabytes=settings.max_body_mb)
     app.add_middleware(MetricsMiddleware)
     app.include_router(operations.router)
-    for router in (chat.router, lookahead.router, runs.router, sessions.router):
+    for router in (
+        chat.router,
+        responses.router,
+        lookahead.router,
+        runs.router,
+        sessions.router,
+    ):
         app.include_router(router, dependencies=[Depends(require_key)])
     return app
 

@@ -1,4 +1,4 @@
-"""Bearer keys. Knows nothing of what they open."""
+"""Keys. Knows nothing of what they open."""
 
 from __future__ import annotations
 
@@ -10,16 +10,23 @@ from service.errors import ApiError
 
 
 async def require_key(request: Request) -> None:
-    """A FastAPI dependency: where keys are set up, a call without one of them is answered 401."""
+    """A FastAPI dependency: where keys are set up, a call without one of them is answered 401.
+    OpenAI's clients send theirs as a bearer token, Anthropic's also as ``x-api-key``."""
     keys = request.app.state.settings.keys
     if not keys:
         return
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    known = [hmac.compare_digest(given.encode(), key.get_secret_value().encode()) for key in keys]
-    if scheme.lower() != "bearer" or not any(known):
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    given = [request.headers.get("x-api-key", ""), token if scheme.lower() == "bearer" else ""]
+    known = [
+        hmac.compare_digest(one.encode(), key.get_secret_value().encode())
+        for one in given
+        if one
+        for key in keys
+    ]
+    if not any(known):
         raise ApiError(
             401,
-            "send a known key as 'Authorization: Bearer KEY'",
+            "send a known key as 'Authorization: Bearer KEY', or as 'x-api-key: KEY'",
             code="invalid_api_key",
             headers={"WWW-Authenticate": "Bearer"},
         )

@@ -24,7 +24,8 @@ class BodyLimit:
             return
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal() and int(announced) > self._limit:
-            await JSONResponse(ApiError(413, self._told).body, 413)(scope, receive, send)
+            body = ApiError(413, self._told).body_for(scope["path"])
+            await JSONResponse(body, 413)(scope, receive, send)
             return
         got = 0
 

@@ -1,5 +1,6 @@
-"""What a caller is told when something is wrong: OpenAI's error shape. The status is chosen where
-the error is born; this is the one place that turns exceptions into answers."""
+"""What a caller is told when something is wrong: in OpenAI's error shape, or in Anthropic's on its
+routes. The status is chosen where the error is born; this is the one place that turns exceptions
+into answers."""
 
 from __future__ import annotations
 
@@ -53,6 +54,29 @@ class ApiError(Exception):
                 "code": self.code,
             }
         }
+
+    @property
+    def anthropic_body(self) -> dict[str, Any]:
+        kind = _ANTHROPIC_TYPES.get(self.status, "invalid_request_error")
+        kind = "api_error" if self.status >= 500 else kind
+        return {"type": "error", "error": {"type": kind, "message": self.message}}
+
+    def body_for(self, path: str) -> dict[str, Any]:
+        """In the shape, and by the names, that callers of this path know."""
+        if path.startswith("/v1/messages"):
+            return self.anthropic_body
+        body = self.body
+        if path.startswith("/v1/responses") and self.code == "context_length_exceeded":
+            body["error"]["param"] = "input"
+        return body
+
+
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+}
 
 
 def _type_of(status: int) -> str:
@@ -108,7 +132,7 @@ def install(app: FastAPI) -> None:
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
         known = told(error, path=request.url.path)
-        return JSONResponse(known.body, known.status, known.headers)
+        return JSONResponse(known.body_for(request.url.path), known.status, known.headers)
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
@@ -118,22 +142,21 @@ def install(app: FastAPI) -> None:
             return await answer(request, ApiError(400, f"the body is not JSON: {reason}"))
         where, message = first_wrong([_without_place(one) for one in found])
         known = ApiError(400, message, param=where or None, code="invalid_value")
-        return JSONResponse(known.body, known.status)
+        return await answer(request, known)
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         message = str(error.detail)
         if error.status_code == 404 and message == "Not Found":
             message = f"there is no route {request.method} {request.url.path}; see /docs"
-        known = ApiError(error.status_code, message)
-        return JSONResponse(known.body, known.status, error.headers)
+        headers = dict(error.headers or {})
+        return await answer(request, ApiError(error.status_code, message, headers=headers))
 
     async def half(request: Request, error: Exception) -> JSONResponse:
         if "surrogate" not in str(error):
             return await answer(request, error)
         message = "the body has half of a surrogate pair (as \\ud800), which is no text"
-        known = ApiError(400, message, code="invalid_value")
-        return JSONResponse(known.body, known.status)
+        return await answer(request, ApiError(400, message, code="invalid_value"))
 
     for unsaid in (UnicodeEncodeError, PydanticSerializationError):
         app.add_exception_handler(unsaid, half)

@@ -220,3 +220,18 @@ redis.call('EXPIRE', KEYS[2], ARGV[6])
 return 1
 """
 )
+
+# ARGV: what keys of responses begin with, id, lifetime. Returns the records of that response and of
+# those before it, newest first, and lets their lifetimes begin anew; false where one is gone.
+CHAIN = """
+local records = {}
+local id = ARGV[2]
+while id ~= '' do
+  local held = redis.call('HMGET', ARGV[1] .. id, 'previous', 'record')
+  if not held[2] then return false end
+  redis.call('EXPIRE', ARGV[1] .. id, ARGV[3])
+  records[#records + 1] = held[2]
+  id = held[1]
+end
+return records
+"""

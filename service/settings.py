@@ -267,7 +267,7 @@ class Settings(BaseSettings):
     """Seconds between two looks for sandboxes whose run is over."""
     redis_url: str = "redis://localhost:6379/0"
     keys: list[SecretStr] = Field(default_factory=list)
-    """Bearer keys that may call; none leaves every route open."""
+    """Keys that may call, as bearer tokens or ``x-api-key``; none leaves every route open."""
     lookahead_k: int = Field(default=4, ge=1, le=64)
     """K of a guided chat completion that names none."""
     guide_by_default: bool = True

@@ -30,6 +30,12 @@ class Upstream:
         """Fields of every answer and chunk beside the common ones."""
         self.usage: dict[str, Any] = {}
         """Fields of the usage beside its counts."""
+        self.choice: dict[str, Any] = {}
+        """Fields of every choice beside the common ones; ``finish_reason`` instead of its own."""
+        self.gate: asyncio.Event | None = None
+        """Waited for in a stream before the last delta of each candidate."""
+        self.tokens: int | None = None
+        """What ``/tokenize`` counts; where it is not set, there is none."""
         self.left = asyncio.Event()
         """Set when a caller leaves a stream before its end."""
 
@@ -45,6 +51,12 @@ class Upstream:
         choices = [self._choice(i) for i in range(n)]
         return JSONResponse(self._head("chat.completion") | {"choices": choices} | self._usage(n))
 
+    async def tokenize(self, request: Request) -> Response:
+        if self.tokens is None:
+            return JSONResponse({"detail": "Not Found"}, 404)
+        self.bodies.append(await request.json())
+        return JSONResponse({"count": self.tokens, "max_model_len": 4096, "tokens": []})
+
     async def _stream(self, n: int, body: dict[str, Any]) -> AsyncIterator[str]:
         try:
             head = self._head("chat.completion.chunk")
@@ -55,10 +67,14 @@ class Upstream:
             for i in sorted(range(n), key=self._delay):
                 now = asyncio.get_running_loop().time() - began
                 await asyncio.sleep(max(0.0, self._delay(i) - now))
-                for delta in self._deltas(i):
+                deltas = self._deltas(i)
+                for delta in deltas:
+                    if self.gate is not None and delta is deltas[-1]:
+                        await self.gate.wait()
                     part = {"index": i, "delta": delta, "logprobs": _logprobs(i)}
                     yield _event(head | {"choices": [part | {"finish_reason": None}]})
                 end = {"index": i, "delta": {}, "finish_reason": self._finish(i)}
+                end |= self.choice
                 yield _event(head | {"choices": [end]})
             yield _event(head | {"choices": []} | at_end)
             yield "data: [DONE]\n\n"
@@ -81,6 +97,7 @@ class Upstream:
             "message": self._message(i),
             "logprobs": _logprobs(i),
             "finish_reason": self._finish(i),
+            **self.choice,
         }
 
     def _deltas(self, i: int) -> list[dict[str, Any]]:
@@ -139,7 +156,11 @@ async def serving(app: Any) -> AsyncIterator[str]:
 @asynccontextmanager
 async def upstream() -> AsyncIterator[Upstream]:
     up = Upstream()
-    app = Starlette(routes=[Route("/v1/chat/completions", up.complete, methods=["POST"])])
+    routes = [
+        Route("/v1/chat/completions", up.complete, methods=["POST"]),
+        Route("/tokenize", up.tokenize, methods=["POST"]),
+    ]
+    app = Starlette(routes=routes)
     async with serving(app) as url:
         up.url = f"{url}/v1"
         yield up

@@ -1,0 +1,118 @@
+"""``POST /v1/responses``: OpenAI's Responses API, guided as chat completions are; and the responses
+that were kept, for ``previous_response_id`` and by their ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import structlog
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from service.errors import ApiError, told
+from service.redis_state import RedisState, StateError
+from service.routes.chat import Asking, json_body, understand
+from service.routes.context import InContext, while_present
+from service.routes.streaming import Closing, Paused
+from service.wire.fields import wrong
+from service.wire.response_events import ResponseEvents
+from service.wire.responses import Asked, asked_of, chat_of
+
+router = APIRouter(prefix="/v1/responses", tags=["responses"])
+log = structlog.get_logger()
+
+
+@router.post("", response_model=None)
+async def create(request: Request, context: InContext) -> Response:
+    """OpenAI's; see docs/endpoint.md for what is refused and what is ours."""
+    asked = asked_of(await json_body(request))
+    earlier = await _earlier(context.state, asked)
+    call = understand(chat_of(asked, earlier), request, context)
+    asking, events = Asking(call, context), ResponseEvents(asked)
+    if call.stream:
+        said = await asking.stream()
+        lines = _lines(said, events, asked, context.state)
+        return Closing(lines, said.close, headers=asking.headers)
+    events.add(await while_present(request, asking.answer()))
+    events.end()
+    await _keep(context.state, asked, events.response)
+    return JSONResponse(events.response, headers=asking.headers)
+
+
+@router.get("/{response_id}")
+async def retrieve(response_id: str, request: Request, context: InContext) -> JSONResponse:
+    """A response that was kept."""
+    if request.query_params.get("stream", "false") != "false":
+        raise wrong("stream", "a response that was kept is given whole")
+    record = await context.state.response(response_id)
+    if record is None:
+        raise _gone(response_id)
+    return JSONResponse(json.loads(record)["response"])
+
+
+@router.delete("/{response_id}")
+async def delete(response_id: str, context: InContext) -> dict[str, Any]:
+    """Forget a response; those that go on from it cannot be gone on with."""
+    if not await context.state.forget_response(response_id):
+        raise _gone(response_id)
+    return {"id": response_id, "object": "response", "deleted": True}
+
+
+def _gone(response_id: str) -> ApiError:
+    return ApiError(404, f"there is no response {response_id!r}", param="response_id")
+
+
+async def _earlier(state: RedisState, asked: Asked) -> list[dict[str, Any]]:
+    """The items of all responses before this one."""
+    if asked.previous is None:
+        return []
+    records = await state.responses_up_to(asked.previous)
+    if records is None:
+        raise ApiError(
+            400,
+            f"previous_response_id: {asked.previous!r}, or one before it, is not kept (any more)",
+            code="previous_response_not_found",
+            param="previous_response_id",
+        )
+    held = [json.loads(record) for record in records]
+    return [item for one in held for item in (*one["input"], *one["response"]["output"])]
+
+
+async def _keep(state: RedisState, asked: Asked, response: dict[str, Any]) -> None:
+    """What it adds to those before it. Where that fails the answer is still one, and says that it
+    was not kept."""
+    if not asked.store:
+        return
+    record = json.dumps({"input": asked.items, "response": response})
+    try:
+        await state.keep_response(response["id"], asked.previous, record)
+    except StateError as error:
+        log.warning("response not kept", error=str(error), response=response["id"])
+        response["store"] = False
+
+
+async def _lines(
+    said: Paused[dict[str, Any]], events: ResponseEvents, asked: Asked, state: RedisState
+) -> AsyncIterator[str]:
+    try:
+        for event in events.begin():
+            yield _line(event)
+        async for chunk in said:
+            if chunk is None:
+                yield ": searching\n\n"
+                continue
+            for event in events.add(chunk):
+                yield _line(event)
+        for event in events.end():
+            yield _line(event)
+        await _keep(state, asked, events.response)
+        last = events.last()
+    except Exception as error:
+        last = events.failed(told(error, model=asked.body["model"]))
+    yield _line(last)
+
+
+def _line(event: dict[str, Any]) -> str:
+    return f"event: {event['type']}\ndata: {json.dumps(event)}\n\n"
