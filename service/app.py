@@ -17,7 +17,7 @@ from service.parts import Parts
 from service.redis_connection import StateError
 from service.redis_sessions import RedisSessions
 from service.redis_state import RedisState
-from service.routes import chat, lookahead, operations, responses, runs, sessions
+from service.routes import chat, lookahead, models, operations, responses, runs, sessions
 from service.routes.context import ClientGone, Context
 from service.runs.reconciler import Reconciler
 from service.runs.worker import RunWorker
@@ -55,12 +55,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(operations.router)
     for router in (
         chat.router,
+        models.router,
         responses.router,
         lookahead.router,
         runs.router,
         sessions.router,
     ):
         app.include_router(router, dependencies=[Depends(require_key)])
+    for router in (chat.router, models.router, responses.router):
+        # for whoever can change nothing but a base URL
+        app.include_router(
+            router, prefix="/sessions/{session}", dependencies=[Depends(require_key)]
+        )
     return app
 
 

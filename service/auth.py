@@ -18,12 +18,15 @@ async def require_key(request: Request) -> None:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     given = [request.headers.get("x-api-key", ""), token if scheme.lower() == "bearer" else ""]
     known = [
-        hmac.compare_digest(one.encode(), key.get_secret_value().encode())
+        key
         for one in given
         if one
         for key in keys
+        if hmac.compare_digest(one.encode(), key.key.get_secret_value().encode())
     ]
-    if not any(known):
+    if known:
+        request.state.guide = known[0].guide
+    else:
         raise ApiError(
             401,
             "send a known key as 'Authorization: Bearer KEY', or as 'x-api-key: KEY'",

@@ -25,6 +25,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from pilotfish.api import GuideOptions
 from service.sandboxes.admission import AdmissionSettings
 from service.sandboxes.bubblewrap import BubblewrapSettings
 from service.sandboxes.container import ContainerSettings
@@ -227,6 +228,19 @@ class FakeSandboxSettings(_Part):
     type: Literal["fake"]
 
 
+class KeySettings(_Part):
+    """A key that may call."""
+
+    key: SecretStr
+    guide: GuideOptions | None = None
+    """How its calls are guided, where neither they nor their session say it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, given: Any) -> Any:
+        return {"key": given} if isinstance(given, str | SecretStr) else given
+
+
 PolicySettings = Annotated[EndpointPolicy | FakePolicySettings, Field(discriminator="type")]
 CriticSettings = Annotated[
     VllmCriticSettings
@@ -266,8 +280,9 @@ class Settings(BaseSettings):
     reconcile: float = Field(default=60.0, gt=0)
     """Seconds between two looks for sandboxes whose run is over."""
     redis_url: str = "redis://localhost:6379/0"
-    keys: list[SecretStr] = Field(default_factory=list)
-    """Keys that may call, as bearer tokens or ``x-api-key``; none leaves every route open."""
+    keys: list[KeySettings] = Field(default_factory=list)
+    """Keys that may call, each bare or with how its calls are guided; none leaves every route
+    open."""
     lookahead_k: int = Field(default=4, ge=1, le=64)
     """K of a guided chat completion that names none."""
     guide_by_default: bool = True

@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from typing import Any
 
+import httpx
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import TypeAdapter, ValidationError
 
 from pilotfish import Decision, Message
+from pilotfish.api import GuideOptions
 from pilotfish.errors import first_wrong
 from pilotfish.strategy import Lookahead, Sampling
 from search.contracts import Policy
@@ -27,7 +29,15 @@ from service.policies.openai_endpoint import OpenAIPolicy
 from service.routes.context import Context, InContext, while_present
 from service.routes.guide import Recording, guided_step
 from service.routes.streaming import Closing, Paused
-from service.wire.chat import ChatCall, GuideOptions, answer_of, chunks_of, headers_of
+from service.unguided import chunks_in, decided_by, put_together
+from service.wire.chat import (
+    CallOptions,
+    ChatCall,
+    answer_of,
+    chunks_of,
+    headers_of,
+    session_header,
+)
 
 router = APIRouter(tags=["chat"])
 _MESSAGES = TypeAdapter(list[Message])
@@ -37,9 +47,9 @@ _OURS = frozenset({"model", "messages", "n", "best_of", "stream", "stream_option
 @router.post("/v1/chat/completions", response_model=None)
 async def chat_completions(request: Request, context: InContext) -> Response:
     """OpenAI's chat completions; see the top of this file for what is ours."""
-    call = understand(await json_body(request), request, context)
+    call = await understand(await json_body(request), request, context)
     if (policy := _unguided(call, context)) is not None:
-        return await _plain(request, call, policy)
+        return await _plain(request, call, context, policy)
     asking = Asking(call, context)
     if call.stream:
         said = await asking.stream()
@@ -62,10 +72,20 @@ class Asking:
     async def answer(self) -> dict[str, Any]:
         """The chat completion: the winner's, or, not guided, the policy's own."""
         if self._plain is not None:
-            return await self._plain.answer(_passed_on(self._call, self._plain))
+            self.headers = session_header(self._call)
+            body = _passed_on(self._call, self._plain)
+            plain = await self._plain.answer(body, session=self._call.known.session)
+            await _keep(self._call, self._context, plain)
+            return plain
         recording = Recording(self._policy)
         decision = await self._decide(recording)
-        self.headers = headers_of(decision)
+        self.headers = headers_of(self._call, decision)
+        await self._context.sessions.decided(
+            self._call.known,
+            decision,
+            model=self._policy.name,
+            critic=self._critic.name if self._critic else None,
+        )
         return answer_of(self._call, decision, recording)
 
     async def stream(self) -> Paused[dict[str, Any]]:
@@ -79,20 +99,24 @@ class Asking:
         if self._plain is None:
             yield await self.answer()
             return
-        async with aclosing(self._plain.chunks(_passed_on(self._call, self._plain))) as chunks:
+        self.headers = session_header(self._call)
+        body, said = _passed_on(self._call, self._plain), []
+        async with aclosing(self._plain.chunks(body, session=self._call.known.session)) as chunks:
             async for chunk in chunks:
+                said.append(chunk)
                 yield chunk
+        await _keep(self._call, self._context, put_together(said))
 
     async def _decide(self, policy: Policy) -> Decision:
         call = self._call
         with self._context.permit():
             return await guided_step(
-                policy, self._critic, call.messages, _lookahead(call), call.options.session
+                policy, self._critic, call.messages, _lookahead(call), call.known.session
             )
 
 
-def understand(body: dict[str, Any], request: Request, context: Context) -> ChatCall:
-    """Check the request. Raises: ``ApiError`` 400 or 404 naming the field."""
+async def understand(body: dict[str, Any], request: Request, context: Context) -> ChatCall:
+    """Check the request, and find its session. Raises: ``ApiError`` 400 or 404 naming the field."""
     model = body.get("model")
     if not isinstance(model, str) or not model:
         raise ApiError(400, "model: a name is needed; GET /v1/models lists them", param="model")
@@ -113,7 +137,9 @@ def understand(body: dict[str, Any], request: Request, context: Context) -> Chat
     stream = body.get("stream") or False
     if not isinstance(stream, bool):
         raise ApiError(400, f"stream: true or false; got {stream!r}", param="stream")
-    options = _options(body.get("pilotfish"), request)
+    said = _said_in(body.get("pilotfish"), request)
+    known = await context.sessions.call(messages, _options(said).session)
+    options = _options(_guide_of_key(request) | known.guide | said)
     guide = alias != "plain" and (
         alias == "lookahead" or options.k is not None or context.settings.guide_by_default
     )
@@ -129,6 +155,7 @@ def understand(body: dict[str, Any], request: Request, context: Context) -> Chat
         guide=guide,
         k=max(k, n),
         options=options,
+        known=known,
     )
 
 
@@ -140,17 +167,30 @@ def _alias(model: str, context: Context) -> tuple[str, str | None]:
     return model, None
 
 
-def _options(given: Any, request: Request) -> GuideOptions:
-    merged = dict(given) if isinstance(given, dict) else {}
+def _said_in(given: Any, request: Request) -> dict[str, Any]:
+    """What the call itself says of how it is guided: headers win over the body. Of its session, the
+    path wins over both."""
     if given is not None and not isinstance(given, dict):
         raise ApiError(400, "pilotfish: an object is needed", param="pilotfish")
-    for name in GuideOptions.model_fields:
+    said = dict(given or {})
+    for name in CallOptions.model_fields:
         if (header := request.headers.get(f"x-pilotfish-{name.replace('_', '-')}")) is not None:
-            merged[name] = header
+            said[name] = header
     if (session := request.headers.get("x-session-id")) is not None:
-        merged.setdefault("session", session)
+        said.setdefault("session", session)
+    if (session := request.path_params.get("session")) is not None:
+        said["session"] = session
+    return said
+
+
+def _guide_of_key(request: Request) -> dict[str, Any]:
+    guide: GuideOptions | None = getattr(request.state, "guide", None)
+    return guide.model_dump(exclude_unset=True) if guide else {}
+
+
+def _options(given: dict[str, Any]) -> CallOptions:
     try:
-        return GuideOptions.model_validate(merged)
+        return CallOptions.model_validate(given)
     except ValidationError as error:
         where, message = first_wrong(error.errors(), "pilotfish")
         raise ApiError(400, message, param=where) from error
@@ -180,16 +220,40 @@ def _passed_on(call: ChatCall, policy: OpenAIPolicy) -> dict[str, Any]:
     return body | {"model": policy.settings.model}
 
 
-async def _plain(request: Request, call: ChatCall, policy: OpenAIPolicy) -> Response:
+async def _plain(
+    request: Request, call: ChatCall, context: Context, policy: OpenAIPolicy
+) -> Response:
     """Not guided: the policy's own answer, byte for byte."""
     held = AsyncExitStack()
-    opening = held.enter_async_context(policy.forward(_passed_on(call, policy)))
-    response = await while_present(request, opening)
+    forwarding = policy.forward(_passed_on(call, policy), session=call.known.session)
+    response = await while_present(request, held.enter_async_context(forwarding))
+    headers = session_header(call)
     if call.stream:
-        return Closing(response.aiter_bytes(), held.aclose)
+        return Closing(_passing(response, call, context), held.aclose, headers=headers)
     async with held:
         content = await while_present(request, response.aread())
-    return Response(content, response.status_code, media_type="application/json")
+    with suppress(ValueError):
+        await _keep(call, context, json.loads(content))
+    kind = "application/json"
+    return Response(content, response.status_code, headers, media_type=kind)
+
+
+async def _passing(
+    response: httpx.Response, call: ChatCall, context: Context
+) -> AsyncIterator[bytes]:
+    """The policy's stream as it comes."""
+    passed: list[bytes] = []
+    async for piece in response.aiter_bytes():
+        passed.append(piece)
+        yield piece
+    await _keep(call, context, put_together(chunks_in(b"".join(passed))))
+
+
+async def _keep(call: ChatCall, context: Context, answer: Any) -> None:
+    """What a policy answered for itself belongs to its session too."""
+    decision = decided_by(answer)
+    if decision is not None:
+        await context.sessions.decided(call.known, decision, model=call.policy, critic=None)
 
 
 async def _events(said: Paused[dict[str, Any]], call: ChatCall) -> AsyncIterator[str]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from typing import Any
-
 from fastapi import APIRouter, Depends, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -13,8 +10,6 @@ from service.auth import require_key
 from service.routes.context import InContext
 
 router = APIRouter(tags=["operations"])
-_STARTED = int(time.time())
-ALIASES = ("plain", "lookahead")
 
 
 @router.get("/health")
@@ -41,20 +36,3 @@ async def readiness(context: InContext) -> JSONResponse:
 async def metrics() -> Response:
     """Prometheus metrics."""
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
-
-
-@router.get("/v1/models", dependencies=[Depends(require_key)])
-async def models(context: InContext) -> dict[str, Any]:
-    """The policies, each by its name and by its aliases ``NAME:plain`` and ``NAME:lookahead``."""
-    names = [
-        full
-        for name in context.parts.policies
-        for full in (name, *(f"{name}:{alias}" for alias in ALIASES))
-    ]
-    return {
-        "object": "list",
-        "data": [
-            {"id": name, "object": "model", "created": _STARTED, "owned_by": "pilotfish"}
-            for name in names
-        ],
-    }

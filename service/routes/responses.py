@@ -12,7 +12,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from service.errors import ApiError, told
-from service.redis_state import RedisState, StateError
+from service.redis_connection import StateError
+from service.redis_state import RedisState
 from service.routes.chat import Asking, json_body, understand
 from service.routes.context import InContext, while_present
 from service.routes.streaming import Closing, Paused
@@ -29,7 +30,7 @@ async def create(request: Request, context: InContext) -> Response:
     """OpenAI's; see docs/endpoint.md for what is refused and what is ours."""
     asked = asked_of(await json_body(request))
     earlier = await _earlier(context.state, asked)
-    call = understand(chat_of(asked, earlier), request, context)
+    call = await understand(chat_of(asked, earlier), request, context)
     asking, events = Asking(call, context), ResponseEvents(asked)
     if call.stream:
         said = await asking.stream()

@@ -10,23 +10,15 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from pilotfish import Decision, Message
-from pilotfish.strategy import Pick
+from pilotfish.api import GuideOptions
 from service.routes.guide import Recording
+from service.sessions import Call
 
 
-class GuideOptions(BaseModel):
-    """The body's ``pilotfish`` object; each field is also a header, ``x-pilotfish-FIELD``, with
-    ``-`` for ``_``, which wins over the body."""
+class CallOptions(GuideOptions):
+    """How one call is guided, and what else it says in its ``pilotfish`` object."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    k: int | None = Field(default=None, ge=1, le=64)
-    pick: Pick = "argmax"
-    pick_temperature: float = Field(default=0.05, gt=0)
-    threshold: float | None = Field(default=None, ge=0, le=1)
-    deadline: float | None = Field(default=None, gt=0)
-    critic: str | None = None
-    session: str | None = Field(default=None, max_length=200)
+    session: str | None = Field(default=None, min_length=1, max_length=200)
     candidates: bool = False
     """Whether the answer shows all candidates."""
 
@@ -46,7 +38,9 @@ class ChatCall(BaseModel):
     include_usage: bool
     guide: bool
     k: int
-    options: GuideOptions
+    options: CallOptions
+    known: Call
+    """What is known of its session."""
 
 
 def answer_of(call: ChatCall, decision: Decision, recording: Recording) -> dict[str, Any]:
@@ -89,6 +83,7 @@ def _choice(
 def _report(call: ChatCall, decision: Decision) -> dict[str, Any]:
     winner = decision.winner
     report: dict[str, Any] = {
+        "session": call.known.session,
         "k": decision.requested,
         "chosen": decision.chosen,
         "q": winner.q,
@@ -109,15 +104,22 @@ def _report(call: ChatCall, decision: Decision) -> dict[str, Any]:
     return report
 
 
-def headers_of(decision: Decision) -> dict[str, str]:
+def headers_of(call: ChatCall, decision: Decision) -> dict[str, str]:
     headers = {
         "x-pilotfish-candidates": str(sum(c.message is not None for c in decision.candidates)),
         "x-pilotfish-reason": decision.reason,
         "x-pilotfish-degraded": str(decision.degraded).lower(),
+        **session_header(call),
     }
     if decision.winner.q is not None:
         headers["x-pilotfish-score"] = f"{decision.winner.q:.6f}"
     return headers
+
+
+def session_header(call: ChatCall) -> dict[str, str]:
+    """What a caller may name to go on with its session."""
+    session = call.known.session
+    return {"x-pilotfish-session": session} if session.isascii() and session.isprintable() else {}
 
 
 def chunks_of(answer: dict[str, Any], call: ChatCall) -> list[dict[str, Any]]:
