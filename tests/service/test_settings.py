@@ -31,7 +31,7 @@ def test_the_documented_file_is_read(yaml_file):
     settings = Settings()
     assert settings.policies["coder"].url == "http://policy:8000/v1"
     assert settings.critics["coder-critic"].type == "vllm"
-    assert settings.keys[0].get_secret_value() == "a-long-secret"
+    assert settings.keys[0].key.get_secret_value() == "a-long-secret"
     assert "a-long-secret" not in repr(settings)
 
 
