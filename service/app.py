@@ -15,7 +15,7 @@ from service.critics.published import renderer_of
 from service.metrics import MetricsMiddleware
 from service.parts import Parts
 from service.redis_state import RedisState, StateError
-from service.routes import chat, lookahead, operations, responses, runs
+from service.routes import chat, lookahead, messages, operations, responses, runs
 from service.routes.context import ClientGone, Context
 from service.runs.reconciler import Reconciler
 from service.runs.worker import RunWorker
@@ -50,8 +50,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyLimit, megabytes=settings.max_body_mb)
     app.add_middleware(MetricsMiddleware)
     app.include_router(operations.router)
-    for router in (chat.router, responses.router, lookahead.router, runs.router):
-        app.include_router(router, dependencies=[Depends(require_key)])
+    for routes in (chat, responses, messages, lookahead, runs):
+        app.include_router(routes.router, dependencies=[Depends(require_key)])
     return app
 
 

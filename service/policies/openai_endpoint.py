@@ -25,6 +25,7 @@ from service.endpoint import TOO_LONG, client_of
 from service.policies.choices import Choice, beside_choices, prompt_tokens_of, sample_of
 from service.settings import EndpointPolicy
 
+_CHAT = "/chat/completions"
 _RETRIED = (408, 429, 502, 503, 504)
 STALE_WITHIN = 1.0
 """Seconds. A connection that breaks sooner was most likely closed already. Where it was not, asking
@@ -83,6 +84,19 @@ class OpenAIPolicy:
                 if error := chunk.get("error"):
                     raise PolicyError(_told(error))
                 yield chunk
+
+    async def count_tokens(self, body: dict[str, Any]) -> int:
+        """Tokens of the prompt of ``body``, where the endpoint has vLLM's ``/tokenize``. Raises as
+        ``sample``; ``PolicyRefused`` 404 where it has none."""
+        prompt = ("messages", "tools", "chat_template_kwargs")
+        asked = {name: body[name] for name in prompt if name in body}
+        url = f"{self.settings.url.rstrip('/').removesuffix('/v1')}/tokenize"
+        async with self._open(asked | {"model": self.settings.model}, url) as response:
+            await response.aread()
+        count = _json(response).get("count")
+        if not isinstance(count, int):
+            raise PolicyError(f"no count of tokens: {response.text[:200]!r}")
+        return count
 
     def _body(self, state: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
         own = sampling.model_dump(exclude={"extra"}, exclude_none=True)
@@ -171,13 +185,13 @@ class OpenAIPolicy:
             ]
 
     @asynccontextmanager
-    async def _open(self, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:
+    async def _open(self, body: dict[str, Any], url: str = _CHAT) -> AsyncIterator[httpx.Response]:
         """The response, once it is known to be one. Tried again only where nothing was generated.
 
         Raises: ``ContextTooLong``, ``PolicyRefused``, ``PolicyError``.
         """
         try:
-            response = await self._send(body)
+            response = await self._send(body, url)
             try:
                 yield response
             finally:
@@ -195,9 +209,9 @@ class OpenAIPolicy:
         return f"no answer from {self.settings.url} in {self.settings.timeout:g} s"
 
     @stamina.retry(on=(_Busy, httpx.ConnectError), attempts=4, timeout=30.0, wait_max=5.0)
-    async def _send(self, body: dict[str, Any]) -> httpx.Response:
+    async def _send(self, body: dict[str, Any], url: str) -> httpx.Response:
         try:
-            request = self.client.build_request("POST", "/chat/completions", json=body)
+            request = self.client.build_request("POST", url, json=body)
         except ValueError as error:  # NaN, or half of a surrogate pair
             raise PolicyRefused(f"this cannot be sent as JSON: {error}", 400, {}) from error
         response = await self._sent(request)
