@@ -160,7 +160,7 @@ def _assistant(blocks: list[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     parts = [{"type": "text", "text": one} for one in texts]
     message: dict[str, Any] = {"role": "assistant"}
     message["content"] = (parts if len(parts) > 1 else texts[0]) if texts else None
-    if thoughts:
+    if any(thoughts):
         message["reasoning_content"] = "\n".join(thoughts)
     return message | ({"tool_calls": calls} if calls else {})
 
