@@ -17,7 +17,16 @@ from service.parts import Parts
 from service.redis_connection import StateError
 from service.redis_sessions import RedisSessions
 from service.redis_state import RedisState
-from service.routes import chat, lookahead, models, operations, responses, runs, sessions
+from service.routes import (
+    chat,
+    lookahead,
+    messages,
+    models,
+    operations,
+    responses,
+    runs,
+    sessions,
+)
 from service.routes.context import ClientGone, Context
 from service.runs.reconciler import Reconciler
 from service.runs.worker import RunWorker
@@ -53,20 +62,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyLimit, megabytes=settings.max_body_mb)
     app.add_middleware(MetricsMiddleware)
     app.include_router(operations.router)
-    for router in (
-        chat.router,
-        models.router,
-        responses.router,
-        lookahead.router,
-        runs.router,
-        sessions.router,
-    ):
-        app.include_router(router, dependencies=[Depends(require_key)])
-    for router in (chat.router, models.router, responses.router):
+    keyed = [Depends(require_key)]
+    for routes in (chat, responses, messages, models):
+        app.include_router(routes.router, dependencies=keyed)
         # for whoever can change nothing but a base URL
-        app.include_router(
-            router, prefix="/sessions/{session}", dependencies=[Depends(require_key)]
-        )
+        app.include_router(routes.router, prefix="/sessions/{session}", dependencies=keyed)
+    for routes in (lookahead, runs, sessions):
+        app.include_router(routes.router, dependencies=keyed)
     return app
 
 

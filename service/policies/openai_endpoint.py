@@ -26,6 +26,7 @@ from service.policies.choices import Choice, beside_choices, prompt_tokens_of, s
 from service.replicas import Replicas
 from service.settings import EndpointPolicy
 
+_CHAT = "/chat/completions"
 _RETRIED = (408, 429, 502, 503, 504)
 STALE_WITHIN = 1.0
 """Seconds. A connection that breaks sooner was most likely closed already. Where it was not, asking
@@ -96,6 +97,19 @@ class OpenAIPolicy:
                 if error := chunk.get("error"):
                     raise PolicyError(_told(error))
                 yield chunk
+
+    async def count_tokens(self, body: dict[str, Any]) -> int:
+        """Tokens of the prompt of ``body``, where the endpoint has vLLM's ``/tokenize``. Raises as
+        ``sample``; ``PolicyRefused`` 404 where it has none."""
+        prompt = ("messages", "tools", "chat_template_kwargs")
+        asked = {name: body[name] for name in prompt if name in body}
+        url = f"{self.settings.url.rstrip('/').removesuffix('/v1')}/tokenize"
+        async with self._open(asked | {"model": self.settings.model}, None, url) as response:
+            await response.aread()
+        count = _json(response).get("count")
+        if not isinstance(count, int):
+            raise PolicyError(f"no count of tokens: {response.text[:200]!r}")
+        return count
 
     def _body(self, state: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
         own = sampling.model_dump(exclude={"extra"}, exclude_none=True)
@@ -189,14 +203,14 @@ class OpenAIPolicy:
 
     @asynccontextmanager
     async def _open(
-        self, body: dict[str, Any], session: str | None
+        self, body: dict[str, Any], session: str | None, where: str = _CHAT
     ) -> AsyncIterator[httpx.Response]:
         """The response, once it is known to be one. Tried again only where nothing was generated.
 
         Raises: ``ContextTooLong``, ``PolicyRefused``, ``PolicyError``.
         """
         try:
-            response = await self._send(body, session)
+            response = await self._send(body, session, where)
             try:
                 yield response
             finally:
@@ -214,11 +228,11 @@ class OpenAIPolicy:
         return f"no answer from {self.settings.url} in {self.settings.timeout:g} s"
 
     @stamina.retry(on=(_Busy, httpx.ConnectError), attempts=4, timeout=30.0, wait_max=5.0)
-    async def _send(self, body: dict[str, Any], session: str | None) -> httpx.Response:
+    async def _send(self, body: dict[str, Any], session: str | None, where: str) -> httpx.Response:
         """Of the session's server; where that takes no request, of another's the next time."""
         url, client = self._replicas.of(session)
         try:
-            request = client.build_request("POST", "/chat/completions", json=body)
+            request = client.build_request("POST", where, json=body)
         except ValueError as error:  # NaN, or half of a surrogate pair
             raise PolicyRefused(f"this cannot be sent as JSON: {error}", 400, {}) from error
         try:

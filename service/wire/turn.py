@@ -41,18 +41,18 @@ class Turn:
         """Reasoning before text before calls. Raises: ``PolicyError`` for what is no chunk."""
         try:
             return list(self._pieces(said))
-        except (AttributeError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise PolicyError(f"not a chat completion: {str(said)[:200]}") from error
 
     def end(self) -> None:
         """Raises: ``PolicyError`` where the chunks ended before the turn did."""
         if not self._ended:
-            raise PolicyError("the stream ended before the answer did")
+            raise PolicyError("it ended before the answer did")
         if self._calls and self.finish_reason in (None, "stop"):
             self.finish_reason = "tool_calls"  # vLLM says stop where the tool was prescribed
 
     def _pieces(self, said: dict[str, Any]) -> Iterator[Piece]:
-        self.usage = said.get("usage") or self.usage
+        self.usage = dict(said.get("usage") or self.usage)
         self.pilotfish = said.get("pilotfish") or self.pilotfish
         for name, value in said.items():
             if name not in _COMMON and value is not None:

@@ -1,10 +1,12 @@
-"""The commands in docs/critic.md and docs/batch.md, as they stand there, one after the other."""
+"""The commands in docs/critic.md and docs/batch.md, as they stand there, one after the other; the
+examples of docs/endpoint.md."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -29,6 +31,8 @@ BATCH = [
     line for line in (DOCS / "batch.md").read_text().splitlines() if line.startswith("pilotfish")
 ]
 COMMANDS = [line for line in TEXT.splitlines() if line.startswith("pilotfish-critic ")]
+FENCE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+EXAMPLES = re.findall(FENCE, (DOCS / "endpoint.md").read_text())
 SERVICE = "http://127.0.0.1:8700"
 
 
@@ -106,3 +110,17 @@ async def test_every_command_for_many_tasks_runs(service, tmp_path):
         row["instance_id"] for row in rows
     )
     assert len(list(read_trajectories(tmp_path / "more.jsonl"))) == 10
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+async def test_every_example_of_the_endpoint_runs(service, example):
+    url, app = service
+    app.state.context.parts.policies["bugfix-policy"] = FakePolicy(TURNS, name="bugfix-policy")
+    code = example.replace(SERVICE, url).replace('api_key="none"', 'api_key="k1"')
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    assert out.strip()
+    assert len(EXAMPLES) == 2

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from search.errors import PolicyError
 from service.wire.response_events import ResponseEvents
 from service.wire.responses import asked_of, messages_of
+from tests.service.streamed import chunks_of
 
 EVENT = TypeAdapter(ResponseStreamEvent)
 ASK = {"model": "p", "input": "hi"}
@@ -60,7 +61,15 @@ def events_of(text):
 def bare(value):
     """Without what is new in every response."""
     if isinstance(value, dict):
-        new = ("id", "item_id", "created_at", "completed_at", "seconds", "policy_seconds")
+        new = (
+            "id",
+            "item_id",
+            "created_at",
+            "completed_at",
+            "seconds",
+            "policy_seconds",
+            "session",
+        )
         return {name: bare(one) for name, one in value.items() if name not in new}
     return [bare(one) for one in value] if isinstance(value, list) else value
 
@@ -530,32 +539,6 @@ def messages(draw):
             for i, one in enumerate(calls)
         ]
     return message
-
-
-def chunks_of(message, cut):
-    """As a policy streams it: pieces of ``cut`` characters, and calls that take turns."""
-
-    def pieces(text):
-        return [text[i : i + cut] for i in range(0, len(text), cut)]
-
-    deltas = [{"role": "assistant"}]
-    for name in ("reasoning_content", "content"):
-        deltas += [{name: piece} for piece in pieces(message.get(name) or "")]
-    calls = message.get("tool_calls", [])
-    deltas += [
-        {"tool_calls": [one | {"index": i, "function": {"name": "f", "arguments": ""}}]}
-        for i, one in enumerate(calls)
-    ]
-    streams = [pieces(one["function"]["arguments"]) for one in calls]
-    for at in range(max(map(len, streams), default=0)):
-        deltas += [
-            {"tool_calls": [{"index": i, "function": {"arguments": pieces[at]}}]}
-            for i, pieces in enumerate(streams)
-            if at < len(pieces)
-        ]
-    ends = [{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}]
-    usage = [{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}]
-    return [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas] + ends + usage
 
 
 @given(messages(), st.integers(1, 4))
