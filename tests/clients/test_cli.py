@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 
+import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
@@ -116,6 +117,38 @@ async def test_lists_are_tables(cli):
     code, out, _ = await cli("runs", "list")
     assert code == 0
     assert "succeeded" in out
+
+
+async def asked_in(service, session, *, times=1):
+    """An outside agent's calls."""
+    history = [{"role": "user", "content": "fix it"}]
+    async with httpx.AsyncClient(headers={"Authorization": "Bearer k1"}) as client:
+        for _ in range(times):
+            path = f"{service[0]}/sessions/{session}/v1/chat/completions"
+            answer = await client.post(path, json={"model": "p", "messages": history})
+            said = answer.json()["choices"][0]["message"]
+            history = [*history, said, {"role": "user", "content": "done"}]
+
+
+async def test_sessions_are_listed_shown_exported_and_deleted(cli, service):
+    await asked_in(service, "one", times=2)
+    await asked_in(service, "an/other")
+    code, out, _ = await cli("sessions", "list")
+    assert code == 0
+    assert "fix it" in out and "one" in out and "0.9" in out
+    code, out, _ = await cli("sessions", "list", "--limit", 1, "--json")
+    assert [found["id"] for found in json.loads(out)] == ["an/other"]
+    code, out, _ = await cli("sessions", "show", "one")
+    assert code == 0 and out.count("argmax") + out.count("unanimous") == 2
+    code, out, _ = await cli("sessions", "show", "one", "--json")
+    assert len(json.loads(out)["steps"]) == 2
+    code, _, _ = await cli("sessions", "export", "one", "an/other", "-o", "s.jsonl")
+    assert code == 0
+    code, out, _ = await cli("select", "s.jsonl", "--json")
+    assert code == 0 and len(json.loads(out)["ranking"]) == 2
+    assert (await cli("sessions", "delete", "an/other"))[0] == 0
+    code, _, err = await cli("sessions", "show", "an/other")
+    assert code == 4 and "there is no session" in err
 
 
 async def test_ctrl_c_cancels_the_run(cli, service):

@@ -118,9 +118,12 @@ async def test_every_example_of_the_endpoint_runs(service, example):
     app.state.context.parts.policies["bugfix-policy"] = FakePolicy(TURNS, name="bugfix-policy")
     code = example.replace(SERVICE, url).replace('api_key="none"', 'api_key="k1"')
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        *(sys.executable, "-c", code),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PILOTFISH_KEY": "k1"},
     )
     out, err = await process.communicate()
     assert process.returncode == 0, err.decode()
     assert out.strip()
-    assert len(EXAMPLES) == 2
+    assert len(EXAMPLES) == 3

@@ -51,6 +51,7 @@ from pilotfish.inputs import (
     text_of,
     valid,
 )
+from pilotfish.messages import Message
 from pilotfish.task import Task
 from pilotfish.trajectory import Trajectory
 
@@ -60,6 +61,8 @@ app = typer.Typer(
 app.command()(batch)
 runs = typer.Typer(no_args_is_help=True, help="Runs that there are.")
 app.add_typer(runs, name="runs")
+sessions = typer.Typer(no_args_is_help=True, help="What outside agents did through the endpoint.")
+app.add_typer(sessions, name="sessions")
 screen = Console()
 complaints = Console(stderr=True)
 
@@ -125,7 +128,7 @@ def run(
     try:
         ended = _watch(client, made, quiet=as_json)
         if out is not None:
-            _write(out, client.trajectories(made.id), made.id)
+            _write(out, client.trajectories(made.id), _download(made.id))
     except KeyboardInterrupt:
         with suppress(PilotfishError):
             client.cancel_run(made.id)
@@ -299,9 +302,86 @@ def download(
         for trajectory in trajectories:
             print(trajectory.model_dump_json(exclude_defaults=True))
         return
-    _write(out, trajectories, run_id)
+    _write(out, trajectories, _download(run_id))
     if as_json:
         print(json.dumps({"file": str(out), "count": len(trajectories)}))
+
+
+@sessions.command("list")
+def list_sessions(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Sessions, the latest called first."""
+    client: Pilotfish = context.obj
+    found = [one for one, _ in zip(client.list_sessions(), range(limit), strict=False)]
+    if as_json:
+        print(json.dumps([json.loads(one.model_dump_json()) for one in found]))
+        return
+    table = Table(Column("id", no_wrap=True, min_width=32), "task", "policy", "calls", "last Q",
+                  "tokens", "age")  # fmt: skip
+    for one in found:
+        table.add_row(
+            escape(one.id),
+            escape(_one_line(one.task, 40)),
+            escape(one.policy or "-"),
+            str(one.calls),
+            _number(one.last_q),
+            str(one.usage.total_tokens),
+            _age(one.last_at),
+        )
+    screen.print(table)
+
+
+@sessions.command("show")
+def show_session(context: typer.Context, session: str, as_json: AsJson = False) -> None:
+    """One session, turn by turn. With --json: its trajectory, whole."""
+    client: Pilotfish = context.obj
+    found = client.session_trajectory(session)
+    if as_json:
+        print(found.model_dump_json(exclude_defaults=True))
+        return
+    table = Table("turn", "candidates", "Q", "reason", "says")
+    for i, step in enumerate(found.steps):
+        decision = step.decision
+        reason = f"{decision.reason} (degraded)" if decision.degraded else decision.reason
+        said = escape(_one_line(_said(decision.message), 60))
+        table.add_row(str(i), str(len(decision.candidates)), _number(decision.winner.q), reason,
+                      said)  # fmt: skip
+    screen.print(table)
+
+
+@sessions.command("export")
+def export_sessions(
+    context: typer.Context,
+    ids: Annotated[list[str], typer.Argument(help="Sessions.")],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="File, instead of standard output.")
+    ] = None,
+) -> None:
+    """Their trajectories, JSON lines: for `select`, `pilotfish-critic`, or to be read."""
+    client: Pilotfish = context.obj
+    if out is not None:
+        _check_writable(out)
+    found = [client.session_trajectory(session) for session in ids]
+    if out is None:
+        for one in found:
+            print(one.model_dump_json(exclude_defaults=True))
+    else:
+        _write(out, found, f"pilotfish sessions export {' '.join(ids)}")
+
+
+@sessions.command("delete")
+def delete_session(context: typer.Context, session: str) -> None:
+    """Delete what is kept of a session."""
+    client: Pilotfish = context.obj
+    client.delete_session(session)
+
+
+def _said(turn: Message) -> str:
+    calls = [str((call.get("function") or {}).get("arguments")) for call in turn.tool_calls or []]
+    return " ".join([turn.text, *calls])
 
 
 def _watch(client: Pilotfish, run: RunView, *, quiet: bool = False) -> RunView:
@@ -369,6 +449,10 @@ def _age(created_at: float) -> str:
     return f"{seconds} s"
 
 
+def _download(run_id: str) -> str:
+    return f"pilotfish runs download {run_id}"
+
+
 def _check_writable(out: Path) -> None:
     """Complain before a run of what would fail after it. What is there stays as it is."""
     try:
@@ -381,7 +465,8 @@ def _check_writable(out: Path) -> None:
         raise InputError(f"cannot write {out}: {error.strerror}") from error
 
 
-def _write(out: Path, trajectories: list[Trajectory], run_id: str) -> None:
+def _write(out: Path, trajectories: list[Trajectory], again: str) -> None:
+    """``again`` is the command that gives them once more."""
     try:
         with out.open("w", encoding="utf-8") as file:
             for trajectory in trajectories:
@@ -389,7 +474,7 @@ def _write(out: Path, trajectories: list[Trajectory], run_id: str) -> None:
     except OSError as error:
         raise InputError(
             f"cannot write {out}: {error.strerror}. The service keeps the trajectories: "
-            f"`pilotfish runs download {run_id} -o FILE`"
+            f"`{again} -o FILE`"
         ) from error
 
 

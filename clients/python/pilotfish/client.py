@@ -24,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 from pilotfish.api import (
     FINAL_STATUSES,
     Event,
+    GuideOptions,
     LookaheadRequest,
     LookaheadResponse,
     RunList,
@@ -33,6 +34,8 @@ from pilotfish.api import (
     ScoreResponse,
     SelectionRequest,
     SelectionResponse,
+    SessionList,
+    SessionView,
 )
 from pilotfish.errors import (
     ApiStatusError,
@@ -98,8 +101,13 @@ def _score(messages: Messages, candidates: Messages | None, options: dict[str, A
 
 
 def _select(trajectories: Sequence[Trajectory], options: dict[str, Any]) -> _Call:
-    body = _body(SelectionRequest, {"trajectories": trajectories, **options})
+    given = {"trajectories": trajectories} if trajectories else {}
+    body = _body(SelectionRequest, {**given, **options})
     return _Call("POST", "/v1/selections", body)
+
+
+def _guide(session: str, options: dict[str, Any]) -> _Call:
+    return _Call("PUT", _session(session), _body(GuideOptions, options))
 
 
 def _create(
@@ -132,11 +140,19 @@ def _encoded(body: BaseModel) -> bytes:
 
 
 def _run(run_id: str, *parts: object) -> str:
-    """The path of a run, or of a part of it; quoted, so that what is no id is just not found."""
-    if not run_id:
-        raise BadRequest("the run's id is empty; give one", status=400, param="run_id")
-    words = [quote(str(part), safe="", errors="backslashreplace") for part in (run_id, *parts)]
-    return "/".join(["/v1/runs", *words]).replace(".", "%2E")  # else httpx resolves ".."
+    return _path("/v1/runs", "run", run_id, *parts)
+
+
+def _session(session: str, *parts: object) -> str:
+    return _path("/v1/sessions", "session", session, *parts)
+
+
+def _path(root: str, kind: str, name: str, *parts: object) -> str:
+    """The path of one, or of a part of it; quoted, so that what is no id is just not found."""
+    if not name:
+        raise BadRequest(f"the {kind}'s id is empty; give one", status=400, param=f"{kind}_id")
+    words = [quote(str(part), safe="", errors="backslashreplace") for part in (name, *parts)]
+    return "/".join([root, *words]).replace(".", "%2E")  # else httpx resolves ".."
 
 
 def _http_options(url: str, key: str | None, timeout: float) -> dict[str, Any]:
@@ -345,9 +361,9 @@ class Pilotfish:
         call = _score(messages, candidates, options)
         return _parsed(ScoreResponse, self._send(call)).q
 
-    def select(self, trajectories: Sequence[Trajectory], **options: Any) -> SelectionResponse:
-        """Which of these trajectories to return. ``options``: ``critic``, ``rule``,
-        ``abstain_below``, ``rescore``."""
+    def select(self, trajectories: Sequence[Trajectory] = (), **options: Any) -> SelectionResponse:
+        """Which of these trajectories to return. ``options``: ``sessions`` (ids, instead of
+        trajectories), ``critic``, ``rule``, ``abstain_below``, ``rescore``."""
         call = _select(trajectories, options)
         return _parsed(SelectionResponse, self._send(call))
 
@@ -421,6 +437,32 @@ class Pilotfish:
     def trajectories(self, run_id: str) -> list[Trajectory]:
         """All trajectories of a run, whole."""
         return _lines(self._send(_Call("GET", _run(run_id, "trajectories"))))
+
+    def list_sessions(self) -> Iterator[SessionView]:
+        """All sessions, the latest called first; pages are fetched as they are needed."""
+        after: str | None = None
+        while True:
+            page = _parsed(SessionList, self._send(_Call("GET", "/v1/sessions", after=after)))
+            yield from page.data
+            after = page.next
+            if after is None:
+                return
+
+    def get_session(self, session: str) -> SessionView:
+        return _parsed(SessionView, self._send(_Call("GET", _session(session))))
+
+    def guide_session(self, session: str, **options: Any) -> SessionView:
+        """Set how calls of a session are guided that do not say it: ``k``, ``pick``,
+        ``pick_temperature``, ``threshold``, ``deadline``, ``critic``."""
+        return _parsed(SessionView, self._send(_guide(session, options)))
+
+    def session_trajectory(self, session: str) -> Trajectory:
+        """What an outside agent did, with every candidate, score and reason."""
+        return _parsed(Trajectory, self._send(_Call("GET", _session(session, "trajectory"))))
+
+    def delete_session(self, session: str) -> None:
+        """Delete what is kept of it."""
+        self._send(_Call("DELETE", _session(session)))
 
     def events(self, run_id: str, *, after: str | None = None) -> Iterator[Event]:
         """The run's events until it has ended; taken up again where a connection breaks, unless the
@@ -544,7 +586,9 @@ class AsyncPilotfish:
         call = _score(messages, candidates, options)
         return _parsed(ScoreResponse, await self._send(call)).q
 
-    async def select(self, trajectories: Sequence[Trajectory], **options: Any) -> SelectionResponse:
+    async def select(
+        self, trajectories: Sequence[Trajectory] = (), **options: Any
+    ) -> SelectionResponse:
         """Which of these trajectories to return."""
         call = _select(trajectories, options)
         return _parsed(SelectionResponse, await self._send(call))
@@ -636,6 +680,33 @@ class AsyncPilotfish:
                     yield _read(Trajectory, b"".join(rest), response)
         except httpx.HTTPError as error:
             raise _failure(self.url, error) from error
+
+    async def list_sessions(self) -> AsyncIterator[SessionView]:
+        """All sessions, the latest called first; pages are fetched as they are needed."""
+        after: str | None = None
+        while True:
+            page = _parsed(SessionList, await self._send(_Call("GET", "/v1/sessions", after=after)))
+            for session in page.data:
+                yield session
+            after = page.next
+            if after is None:
+                return
+
+    async def get_session(self, session: str) -> SessionView:
+        return _parsed(SessionView, await self._send(_Call("GET", _session(session))))
+
+    async def guide_session(self, session: str, **options: Any) -> SessionView:
+        """Set how calls of a session are guided that do not say it: ``k``, ``pick``,
+        ``pick_temperature``, ``threshold``, ``deadline``, ``critic``."""
+        return _parsed(SessionView, await self._send(_guide(session, options)))
+
+    async def session_trajectory(self, session: str) -> Trajectory:
+        """What an outside agent did, with every candidate, score and reason."""
+        return _parsed(Trajectory, await self._send(_Call("GET", _session(session, "trajectory"))))
+
+    async def delete_session(self, session: str) -> None:
+        """Delete what is kept of it."""
+        await self._send(_Call("DELETE", _session(session)))
 
     async def events(self, run_id: str, *, after: str | None = None) -> AsyncIterator[Event]:
         """The run's events until it has ended; taken up again where a connection breaks, unless the
