@@ -15,8 +15,9 @@ from starlette.responses import JSONResponse, Response
 
 from search.errors import PolicyError
 from service.errors import ApiError
+from service.wire.items import messages_of
 from service.wire.response_events import ResponseEvents
-from service.wire.responses import asked_of, chat_of, messages_of
+from service.wire.responses import asked_of, chat_of
 from tests.service.streamed import ANSWER, ANYTHING, PLACE, chunks_of, replaced
 
 EVENT = TypeAdapter(ResponseStreamEvent)
