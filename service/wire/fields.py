@@ -51,3 +51,8 @@ def only(value: Mapping[str, Any], known: set[str], where: str) -> None:
     for name in value:
         if name not in known:
             raise wrong(f"{where}.{name}", "this field is not known here")
+
+
+def some(value: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Those of the fields that are there."""
+    return {name: value[name] for name in names if name in value}

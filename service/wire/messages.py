@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from service.wire.fields import fields, flag, objects, only, refuse, text, wrong
+from service.wire.fields import fields, flag, objects, only, refuse, some, text, wrong
 
 FAILED = "Error: "
 """Before the result of a call that failed: chat has no field for that."""
@@ -182,8 +182,8 @@ def _tool(tool: dict[str, Any], where: str) -> dict[str, Any]:
     name, schema = text(tool.get("name"), f"{where}.name"), tool.get("input_schema")
     if not isinstance(schema, dict):
         raise wrong(f"{where}.input_schema", "an object is needed")
-    same = {name: tool[name] for name in ("description", "strict") if name in tool}
-    return {"type": "function", "function": {"name": name, "parameters": schema} | same}
+    function = {"name": name, "parameters": schema} | some(tool, "description", "strict")
+    return {"type": "function", "function": function}
 
 
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}

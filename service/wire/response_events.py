@@ -10,7 +10,8 @@ import uuid
 from typing import Any
 
 from service.errors import ApiError
-from service.wire.responses import ENCODED, Asked
+from service.wire.items import ENCODED
+from service.wire.responses import Asked
 from service.wire.turn import Piece, Turn
 
 Event = dict[str, Any]

@@ -52,7 +52,7 @@ class Turn:
             self.finish_reason = "tool_calls"  # vLLM says stop where the tool was prescribed
 
     def _pieces(self, said: dict[str, Any]) -> Iterator[Piece]:
-        self.usage = dict(said.get("usage") or self.usage)
+        self.usage = _usage(said.get("usage") or self.usage)
         self.pilotfish = said.get("pilotfish") or self.pilotfish
         for name, value in said.items():
             if name not in _COMMON and value is not None:
@@ -64,27 +64,41 @@ class Turn:
     def _of_choice(self, choice: dict[str, Any]) -> Iterator[Piece]:
         said = choice.get("delta") or choice.get("message") or {}
         logprobs = (choice.get("logprobs") or {}).get("content") or ()
-        if reasoning := said.get("reasoning_content") or said.get("reasoning"):
+        if reasoning := _text(said.get("reasoning_content") or said.get("reasoning")):
             yield Piece("reasoning", reasoning)
         if text := _text(said.get("content")):
             yield Piece("text", text, logprobs=tuple(logprobs))
-        if refusal := said.get("refusal"):
+        if refusal := _text(said.get("refusal")):
             yield Piece("refusal", refusal)
         for place, call in enumerate(said.get("tool_calls") or ()):
             yield self._of_call(call, call.get("index", place))
-        self.finish_reason = choice.get("finish_reason") or self.finish_reason
+        self.finish_reason = _text(choice.get("finish_reason")) or self.finish_reason
         self.stop_reason = choice.get("stop_reason") or self.stop_reason
         self._ended = self._ended or bool(self.finish_reason) or "message" in choice
 
     def _of_call(self, call: dict[str, Any], position: int) -> Piece:
         function = call.get("function") or {}
         if position not in self._calls:
-            known = call.get("id") or f"call_{uuid.uuid4().hex}", function["name"]
-            self._calls[position] = known
-        return Piece("call", function.get("arguments") or "", position, *self._calls[position])
+            name, known = _text(function["name"]), _text(call.get("id"))
+            self._calls[position] = known or f"call_{uuid.uuid4().hex}", name
+        arguments = _text(function.get("arguments"))
+        return Piece("call", arguments, position, *self._calls[position])
 
 
-def _text(content: str | list[dict[str, Any]] | None) -> str:
+def _text(content: Any) -> str:
+    """Of text, or of parts that have some. Raises: ``TypeError`` and its like for what is none."""
     if isinstance(content, list):
         return "".join(part.get("text") or "" for part in content)
+    if not isinstance(content, str | None):
+        raise TypeError(f"{content!r} is no text")
     return content or ""
+
+
+def _usage(said: dict[str, Any]) -> dict[str, Any]:
+    """Raises: ``TypeError`` and its like where it counts with other things than numbers."""
+    details = [said.get(f"{kind}_tokens_details") or {} for kind in ("prompt", "completion")]
+    for counts in (said, *details):
+        for name, count in counts.items():
+            if name.endswith("_tokens") and not isinstance(count, int | None):
+                raise TypeError(f"{count!r} tokens")
+    return dict(said)

@@ -14,9 +14,10 @@ from starlette.responses import JSONResponse, Response
 
 from search.errors import PolicyError
 from search.fakes import FakePolicy
+from service.errors import ApiError
 from service.wire.message_events import MessageEvents
-from service.wire.messages import messages_of
-from tests.service.streamed import chunks_of
+from service.wire.messages import chat_of, messages_of
+from tests.service.streamed import ANSWER, ANYTHING, PLACE, chunks_of, replaced
 
 EVENT = TypeAdapter(RawMessageStreamEvent)
 HI = [{"role": "user", "content": "hi"}]
@@ -188,6 +189,21 @@ async def test_the_policy_is_asked_for_what_the_caller_asked(endpoint):
         "chat_template_kwargs": {"enable_thinking": True},
         "reasoning_effort": "low",
     }  # fmt: skip
+
+
+async def test_what_the_sdk_got_it_can_give_back(endpoint, client):
+    endpoint.up.messages = [TURN]
+    messages = [*HI]
+    for _ in range(2):
+        message = await client.messages.create(**ASK | {"messages": messages, "tools": [TOOL]})
+        messages.append({"role": "assistant", "content": message.content})
+        called = message.content[-1].id
+        result = {"type": "tool_result", "tool_use_id": called, "content": "a.py"}
+        messages.append({"role": "user", "content": [result]})
+    await client.messages.create(**ASK | {"messages": messages})
+    sent = endpoint.up.bodies[-1]["messages"]
+    assert [message["role"] for message in sent] == ["user", *["assistant", "tool"] * 2]
+    assert sent[1] == sent[3] == {"role": "assistant", **TURN}
 
 
 @pytest.mark.parametrize(
@@ -520,3 +536,51 @@ def test_the_sdk_puts_streamed_events_together_to_the_whole_answer(message, cut)
     assert {name: together[name] for name in given} == given
     content = [{k: v for k, v in one.items() if v is not None} for one in together["content"]]
     assert content == parts.message["content"] == whole.message["content"]
+
+
+WHOLE = {
+    "model": "p",
+    "max_tokens": 5,
+    "system": [{"type": "text", "text": "x"}],
+    "messages": [
+        {"role": "user", "content": [{"type": "text", "text": "x"},
+                                     {"type": "image", "source": {"type": "url", "url": "x"}}]},
+        {"role": "assistant", "content": BLOCKS},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "x", "is_error": True,
+                                      "content": [{"type": "text", "text": "x"}]}]},
+    ],
+    "tools": [TOOL],
+    "tool_choice": {"type": "tool", "name": "x", "disable_parallel_tool_use": True},
+    "stop_sequences": ["x"],
+    "metadata": {"user_id": "x"},
+    "thinking": {"type": "enabled", "budget_tokens": 5, "display": "summarized"},
+    "chat_template_kwargs": {"x": 1},
+    "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": {}}},
+    "context_management": {"edits": [{"type": "x", "keep": "all"}]},
+    "speed": "standard",
+    "stream": True,
+}  # fmt: skip
+
+
+@given(PLACE, ANYTHING)
+def test_nothing_wrong_in_a_request_breaks_its_reading(path, other):
+    body = replaced(WHOLE, path, other)
+    try:
+        chat = chat_of(body)
+    except ApiError as error:
+        wrong = error
+    else:
+        wrong = None
+        json.dumps([chat, MessageEvents(body).begin()] if body else chat)
+    assert wrong is None or (wrong.status == 400 and wrong.message.startswith(str(wrong.param)))
+
+
+@given(PLACE, ANYTHING)
+def test_nothing_wrong_in_an_answer_breaks_its_translation(path, other):
+    events = MessageEvents(ASK)
+    try:
+        events.add(replaced(ANSWER, path, other))
+        events.end()
+    except PolicyError:
+        return
+    json.dumps(events.message)

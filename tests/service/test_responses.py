@@ -14,9 +14,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from starlette.responses import JSONResponse, Response
 
 from search.errors import PolicyError
+from service.errors import ApiError
+from service.wire.items import messages_of
 from service.wire.response_events import ResponseEvents
-from service.wire.responses import asked_of, messages_of
-from tests.service.streamed import chunks_of
+from service.wire.responses import asked_of, chat_of
+from tests.service.streamed import ANSWER, ANYTHING, PLACE, chunks_of, replaced
 
 EVENT = TypeAdapter(ResponseStreamEvent)
 ASK = {"model": "p", "input": "hi"}
@@ -244,6 +246,20 @@ async def test_a_conversation_is_gone_on_with_by_its_last_response(endpoint, cli
     got = await client.responses.retrieve(last.id)
     assert bare(got.to_dict()) == bare(last.to_dict())
     assert got.previous_response_id == first.id
+
+
+async def test_what_the_sdk_got_it_can_give_back(endpoint, client):
+    endpoint.up.messages = [TURN]
+    items = [{"role": "user", "content": "hi"}]
+    for _ in range(2):
+        response = await client.responses.parse(model="p", input=items, tools=[TOOL])
+        items += response.output
+        called = response.output[-1].call_id
+        items.append({"type": "function_call_output", "call_id": called, "output": "a.py"})
+    await client.responses.create(model="p", input=items)
+    sent = endpoint.up.bodies[-1]["messages"]
+    assert [message["role"] for message in sent] == ["user", *["assistant", "tool"] * 2]
+    assert sent[1] == sent[3] == {"role": "assistant", **TURN}
 
 
 async def test_each_response_keeps_what_it_adds_and_no_longer_than_its_lifetime(endpoint):
@@ -575,3 +591,54 @@ def sorted_by(items, order):
 
 def texts(content):
     return "".join(part["text"] for part in content)
+
+
+WHOLE = {
+    "model": "p",
+    "instructions": "x",
+    "input": [
+        {"role": "user", "content": [{"type": "input_text", "text": "x"},
+                                     {"type": "input_image", "image_url": "x"},
+                                     {"type": "input_file", "file_id": "x"}]},
+        {"type": "reasoning", "summary": [{"text": "x"}], "content": [{"text": "x"}]},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "x"}]},
+        {"type": "function_call", "call_id": "x", "name": "x", "arguments": "x"},
+        {"type": "function_call_output", "call_id": "x",
+         "output": [{"type": "input_text", "text": "x"}]},
+    ],
+    "tools": [TOOL],
+    "tool_choice": {"type": "allowed_tools", "tools": [{"type": "function", "name": "x"}]},
+    "text": {"format": {"type": "json_schema", "name": "x", "schema": {}}},
+    "reasoning": {"effort": "low"},
+    "include": ["reasoning.encrypted_content"],
+    "stream_options": {"include_obfuscation": False},
+    "truncation": "disabled",
+    "store": True,
+    "stream": True,
+    "previous_response_id": "x",
+    "background": False,
+}  # fmt: skip
+
+
+@given(PLACE, ANYTHING)
+def test_nothing_wrong_in_a_request_breaks_its_reading(path, other):
+    try:
+        asked = asked_of(replaced(WHOLE, path, other))
+        chat = chat_of(asked, [])
+    except ApiError as error:
+        wrong = error
+    else:
+        wrong = None
+        json.dumps([chat, ResponseEvents(asked).begin()] if "model" in asked.body else chat)
+    assert wrong is None or (wrong.status == 400 and wrong.message.startswith(str(wrong.param)))
+
+
+@given(PLACE, ANYTHING)
+def test_nothing_wrong_in_an_answer_breaks_its_translation(path, other):
+    events = ResponseEvents(asked_of(ASK))
+    try:
+        events.add(replaced(ANSWER, path, other))
+        events.end()
+    except PolicyError:
+        return
+    json.dumps(events.last())
