@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pilotfish import Decision, Message, Observation, Step, Task, Trajectory
+from pilotfish import Candidate, Decision, Message, Observation, Step, Task, Trajectory
 from pilotfish.strategy import Lookahead, RolloutSettings
 from pilotfish.trajectory import ExitStatus
 from search.actions import Action, FormatError, parse_action, render_observation, replies_to
@@ -218,14 +218,19 @@ class Rollout:
         put_scores(self.trajectory.steps, scores)
 
 
+_FORGOTTEN = Observation()
+
+
 def forget(step: Step) -> None:
-    """Drop the texts of a step that went by: those of the candidates that were not taken, and the
-    output, which the replies show. Scores, tokens and the choice stay."""
-    for candidate in step.decision.candidates:
-        if candidate.index != step.decision.chosen:
-            candidate.message = None
+    """Drop what is read no more of a step that went by: the candidates that were not taken become
+    one, of all their tokens, and of the observation is left that there was one."""
+    decision = step.decision
+    others = [c for c in decision.candidates if c.index != decision.chosen]
+    if others:
+        rest = Candidate(index=others[0].index, tokens=sum(c.tokens for c in others))
+        decision.candidates = [decision.winner, rest]
     if step.observation is not None:
-        step.observation.output = ""
+        step.observation = _FORGOTTEN
 
 
 def _characters(messages: list[Message]) -> int:

@@ -72,8 +72,8 @@ class Run:
     ) -> None:
         """``evaluating`` is held while an attempt is tested or evaluated. ``decided`` is told each
         decision once it is journaled; those of before a resumption are not. ``lean`` is for whoever
-        reads trajectories from the journal: those of the result then lack the texts of candidates
-        that were not taken, and outputs, and memory does not grow with them."""
+        reads trajectories from the journal: those of the result then lack candidates that were not
+        taken, and outputs, and memory does not grow with them."""
         self.lean, self._decided = lean, decided
         patience = strategy.rollout.patience
         self.task, self.policy = task, PatientPolicy(policy, patience)

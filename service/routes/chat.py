@@ -210,9 +210,10 @@ def _lookahead(call: ChatCall) -> Lookahead:
 
 
 def _unguided(call: ChatCall, context: Context) -> OpenAIPolicy | None:
-    """The policy, where it is to answer for itself."""
+    """The policy, where it is to answer for itself: unguided, or streaming its only candidate."""
     policy = context.parts.policy(call.policy)
-    return policy if not call.guide and isinstance(policy, OpenAIPolicy) else None
+    alone = not call.guide or (call.stream and call.k == 1)
+    return policy if alone and isinstance(policy, OpenAIPolicy) else None
 
 
 def _passed_on(call: ChatCall, policy: OpenAIPolicy) -> dict[str, Any]:

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 
 from pilotfish import Trajectory, Usage
-from pilotfish.api import GuideOptions, SessionList, SessionView
+from pilotfish.api import SESSION_ID, GuideOptions, SessionList, SessionView
 from service.errors import ApiError
 from service.redis_sessions import SessionGone
 from service.routes.context import InContext
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
-Session = Annotated[str, Path(min_length=1, max_length=200)]
+Session = Annotated[str, Path(pattern=SESSION_ID)]
 
 
 @router.get("")

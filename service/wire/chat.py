@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from pilotfish import Decision, Message
-from pilotfish.api import GuideOptions
+from pilotfish.api import SESSION_ID, GuideOptions
 from service.routes.guide import Recording
 from service.sessions import Call
 
@@ -18,7 +18,7 @@ from service.sessions import Call
 class CallOptions(GuideOptions):
     """How one call is guided, and what else it says in its ``pilotfish`` object."""
 
-    session: str | None = Field(default=None, min_length=1, max_length=200)
+    session: str | None = Field(default=None, pattern=SESSION_ID)
     candidates: bool = False
     """Whether the answer shows all candidates."""
 
@@ -118,8 +118,7 @@ def headers_of(call: ChatCall, decision: Decision) -> dict[str, str]:
 
 def session_header(call: ChatCall) -> dict[str, str]:
     """What a caller may name to go on with its session."""
-    session = call.known.session
-    return {"x-pilotfish-session": session} if session.isascii() and session.isprintable() else {}
+    return {"x-pilotfish-session": call.known.session}
 
 
 def chunks_of(answer: dict[str, Any], call: ChatCall) -> list[dict[str, Any]]:
@@ -133,7 +132,9 @@ def chunks_of(answer: dict[str, Any], call: ChatCall) -> list[dict[str, Any]]:
         role = message.pop("role", "assistant")
         calls = message.pop("tool_calls", None) or []
         deltas: list[dict[str, Any]] = [{"role": role, "content": ""}]
-        deltas += [{name: value} for name, value in message.items() if value not in (None, "", [])]
+        said = {name: value for name, value in message.items() if value not in (None, "", [])}
+        text = {"content": said.pop("content")} if "content" in said else {}  # thought of first
+        deltas += [{name: value} for name, value in (said | text).items()]
         deltas += [{"tool_calls": [call | {"index": i}]} for i, call in enumerate(calls)]
         for delta in deltas:
             shown = choice["logprobs"] if delta.get("content") else None

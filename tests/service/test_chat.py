@@ -127,14 +127,21 @@ async def test_every_option_reaches_the_search(service, monkeypatch):
     assert len(asked) == 2
 
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_an_upstream_that_leaves_out_what_it_should_say_is_answered(service, stream):
+async def test_an_upstream_that_leaves_out_what_it_should_say_is_answered(service):
     bare = {"choices": [{"index": 0, "message": {"content": "hello"}}]}
     service.up.broken[0] = JSONResponse(bare)
-    answer = await service.ask(pilotfish={"k": 1}, stream=stream, logprobs=True)
+    answer = await service.ask(pilotfish={"k": 1}, logprobs=True)
     assert answer.status_code == 200
     assert "hello" in answer.text
-    assert not stream or answer.text.rstrip().endswith("data: [DONE]")
+
+
+async def test_the_stream_of_an_only_candidate_is_the_upstreams_byte_for_byte(service):
+    answers = [
+        await service.ask(model=model, pilotfish=ours, stream=True)
+        for model, ours in (("p", {"k": 1}), ("p:plain", {}))
+    ]
+    assert answers[0].content == answers[1].content
+    assert answers[0].headers["x-pilotfish-session"]
 
 
 @pytest.mark.parametrize("k", [1, 3])
@@ -151,7 +158,7 @@ async def test_what_else_the_upstream_said_is_kept(service, k, stream):
         bodies = [answer.json()]
     for body in bodies:
         assert {name: body[name] for name in service.up.beside} == service.up.beside
-        assert body["model"] == "p"
+        assert body["model"] == ("up" if stream and k == 1 else "p")
     assert bodies[-1]["usage"] == details | {
         "prompt_tokens": 11,
         "completion_tokens": bodies[-1]["usage"]["completion_tokens"],

@@ -182,6 +182,10 @@ class GuideOptions(BaseModel):
     critic: str | None = None
 
 
+SESSION_ID = r"^[!-.0-~]{1,200}$"
+"""What names a session: printable ASCII without spaces and slashes, since it stands in paths."""
+
+
 class SessionView(_Wire):
     """``GET /v1/sessions/{id}``: the calls of one outside agent, through the endpoint."""
 
