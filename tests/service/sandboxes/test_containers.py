@@ -22,11 +22,13 @@ from pydantic import ValidationError
 from pilotfish import Task
 from search.errors import SandboxError, SandboxLost
 from service.local.process import ProcessId
+from service.sandboxes import actions
 from service.sandboxes.container import ContainerProvider, ContainerSettings
 from service.sandboxes.engine import Engine
 from service.sandboxes.swerex import SwerexSandbox
 from service.settings import Settings
 from tests.service.sandboxes.conftest import container_settings
+from tests.service.sandboxes.partition import Line, line
 from tests.service.sandboxes.podman import BUSYBOX, Podman
 from tests.service.sandboxes.test_conformance import of_run, run
 
@@ -524,6 +526,72 @@ async def test_an_engine_that_stays_away(engine: Podman, owner: str, task: Task)
             assert time.monotonic() - began < 5
     async with ContainerProvider(container_settings(engine, owner)) as provider:
         assert list(await provider.reap(of_all)) == [sandbox.id]
+
+
+@pytest.fixture
+async def cut_off(engine: Podman, tmp_path: Path) -> AsyncIterator[tuple[Line, str]]:
+    """A line to the engine that can be cut, and its address."""
+    path = tmp_path / "line"
+    async with line(path, engine.url.removeprefix("unix://")) as made:
+        yield made, f"unix://{path}"
+
+
+@pytest.mark.parametrize("new", [False, True], ids=["under way", "about to begin"])
+async def test_a_partition_that_heals(
+    cut_off: tuple[Line, str], engine: Podman, owner: str, task: Task, new: bool
+) -> None:
+    """The command goes on, its end comes late, and it ran once."""
+    between, host = cut_off
+    settings = container_settings(engine, owner).model_copy(update={"host": host, "away": 1})
+    async with ContainerProvider(settings) as provider, provider.start(task) as sandbox:
+        await run(sandbox, "true")  # a shell is kept, which the next command is given to
+        command = "echo x >> log; until [ -e go ]; do sleep 0.05; done; cat log"
+        if new:
+            between.cut()
+        running = asyncio.ensure_future(sandbox.execute(command, action_id="a", timeout=60))
+        if not new:
+            await run(sandbox, "until [ -e log ]; do sleep 0.05; done")
+            between.cut()
+        writing = asyncio.ensure_future(sandbox.write("go", ""))
+        done, _ = await asyncio.wait([running, writing], timeout=3)
+        assert not done
+        between.heal()
+        await writing
+        assert (await running).output == "x\n"
+        again = await sandbox.execute(command, action_id="a", timeout=60)
+        assert again.output == "x\n"
+
+
+@pytest.mark.parametrize("new", [False, True], ids=["under way", "about to begin"])
+async def test_a_partition_that_does_not_heal(
+    cut_off: tuple[Line, str],
+    engine: Podman,
+    owner: str,
+    task: Task,
+    monkeypatch: pytest.MonkeyPatch,
+    new: bool,
+) -> None:
+    between, host = cut_off
+    settings = container_settings(engine, owner).model_copy(update={"host": host, "away": 1})
+    async with ContainerProvider(settings) as provider, provider.start(task) as sandbox:
+        monkeypatch.setattr(actions, "GRACE", 1.0)
+        sandbox.actions.wait = 50  # type: ignore[attr-defined]
+        if new:
+            between.cut()
+        running = asyncio.ensure_future(
+            sandbox.execute("echo x >> log; sleep 60", action_id="a", timeout=60)
+        )
+        if not new:
+            wait = ["sh", "-c", "until [ -e log ]; do sleep 0.05; done"]
+            here = ["exec", "--workdir", sandbox.workdir, sandbox.id]
+            await asyncio.to_thread(engine, *here, *wait)
+            between.cut()
+        began = time.monotonic()
+        with pytest.raises(SandboxLost, match=r"does not answer: silent for 2 s"):
+            await running
+        assert time.monotonic() - began < 10
+        between.heal()
+    assert ours(engine, owner) == []
 
 
 async def of_all(labels: object) -> bool:
