@@ -15,6 +15,7 @@ from service.critics.published import renderer_of
 from service.metrics import MetricsMiddleware
 from service.parts import Parts
 from service.redis_connection import StateError
+from service.redis_responses import RedisResponses
 from service.redis_sessions import RedisSessions
 from service.redis_state import RedisState
 from service.routes import (
@@ -97,7 +98,8 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Context:
     state = RedisState(settings.redis_url, lifetime=settings.run_lifetime)
     stack.push_async_callback(state.close)
     kept = Sessions(RedisSessions(state.redis, lifetime=settings.session_lifetime))
-    context = Context(settings, parts, state, kept)
+    told = RedisResponses(state.redis, lifetime=settings.run_lifetime)
+    context = Context(settings, parts, state, kept, told)
     if settings.worker:
         admissions = Admissions(
             parts.sandboxes,

@@ -10,7 +10,6 @@
 | ``pilotfish:once:{key}`` | hash | the run that was made for an idempotency key |
 | ``pilotfish:places:{name}`` | sorted set | what is taken of a backend's room, until when |
 | ``pilotfish:weights:{name}`` | hash | the weight of each of these |
-| ``pilotfish:response:{id}`` | hash | a response, compressed, and the id of the one before it |
 | ``pilotfish:owner`` | string | the name of this Redis's runs on the labels of sandboxes |
 
 Every key has a lifetime, renewed when it is written; nothing is scanned. Times in ``due``,
@@ -66,7 +65,6 @@ _ASKED_ENTRY: dict[Asked, str] = {
 
 RUNS = f"{PREFIX}runs"
 DUE, LEASES, OWNER = f"{PREFIX}due", f"{PREFIX}leases", f"{PREFIX}owner"
-RESPONSE = f"{PREFIX}response:"
 _BLOCK_MS = 4000
 
 
@@ -112,7 +110,6 @@ class RedisState:
         self._park = self.redis.register_script(scripts.PARK)
         self._ask = self.redis.register_script(scripts.ASK)
         self._take_place = self.redis.register_script(scripts.TAKE_PLACE)
-        self._chain = self.redis.register_script(scripts.CHAIN)
 
     async def close(self) -> None:
         await self._line.close()
@@ -233,31 +230,6 @@ class RedisState:
             pipe.zrem(places, place)
             pipe.hdel(weights, place)
             await pipe.execute()
-
-    async def keep_response(self, response_id: str, previous: str | None, record: str) -> None:
-        """Keep what a response adds to those before it."""
-        key = f"{RESPONSE}{response_id}"
-        async with answering(), self.redis.pipeline(transaction=True) as pipe:
-            pipe.hset(key, mapping={"previous": previous or "", "record": pack(record)})
-            pipe.expire(key, self._lifetime)
-            await pipe.execute()
-
-    async def response(self, response_id: str) -> str | None:
-        async with answering():
-            packed = await self.redis.hget(f"{RESPONSE}{response_id}", "record")
-        return None if packed is None else unpack(packed)
-
-    async def responses_up_to(self, response_id: str) -> list[str] | None:
-        """The records of a response and of all before it, oldest first, whose lifetimes begin anew;
-        ``None`` where one of them is gone."""
-        async with answering():
-            chain = await self._chain(keys=[], args=[RESPONSE, response_id, self._lifetime])
-        return None if chain is None else [unpack(packed) for packed in reversed(chain)]
-
-    async def forget_response(self, response_id: str) -> bool:
-        """Whether it was there."""
-        async with answering():
-            return bool(await self.redis.delete(f"{RESPONSE}{response_id}"))
 
     async def request(self, run_id: str) -> str:
         """The JSON that the run was made from. Raises: ``RunGone``."""

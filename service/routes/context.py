@@ -13,6 +13,7 @@ from fastapi import Depends, Request
 from service.errors import ApiError
 from service.metrics import GUIDED
 from service.parts import Parts
+from service.redis_responses import RedisResponses
 from service.redis_state import RedisState
 from service.runs.worker import RunWorker
 from service.sessions import Sessions
@@ -29,6 +30,7 @@ class Context:
     parts: Parts
     state: RedisState
     sessions: Sessions
+    responses: RedisResponses
     worker: RunWorker | None = None
     under_way: int = field(default=0)
 

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 
 from service.errors import ApiError, told
 from service.redis_connection import StateError
-from service.redis_state import RedisState
+from service.redis_responses import RedisResponses
 from service.routes.chat import Asking, json_body, understand
 from service.routes.context import InContext, while_present
 from service.routes.streaming import Closing, Paused
@@ -29,16 +29,16 @@ log = structlog.get_logger()
 async def create(request: Request, context: InContext) -> Response:
     """OpenAI's; see docs/endpoint.md for what is refused and what is ours."""
     asked = asked_of(await json_body(request))
-    earlier = await _earlier(context.state, asked)
+    earlier = await _earlier(context.responses, asked)
     call = await understand(chat_of(asked, earlier), request, context)
     asking, events = Asking(call, context), ResponseEvents(asked)
     if call.stream:
         said = await asking.stream()
-        lines = _lines(said, events, asked, context.state)
+        lines = _lines(said, events, asked, context.responses)
         return Closing(lines, said.close, headers=asking.headers)
     events.add(await while_present(request, asking.answer()))
     events.end()
-    await _keep(context.state, asked, events.response)
+    await _keep(context.responses, asked, events.response)
     return JSONResponse(events.response, headers=asking.headers)
 
 
@@ -47,7 +47,7 @@ async def retrieve(response_id: str, request: Request, context: InContext) -> JS
     """A response that was kept."""
     if request.query_params.get("stream", "false") != "false":
         raise wrong("stream", "a response that was kept is given whole")
-    record = await context.state.response(response_id)
+    record = await context.responses.record(response_id)
     if record is None:
         raise _gone(response_id)
     return JSONResponse(json.loads(record)["response"])
@@ -56,7 +56,7 @@ async def retrieve(response_id: str, request: Request, context: InContext) -> JS
 @router.delete("/{response_id}")
 async def delete(response_id: str, context: InContext) -> dict[str, Any]:
     """Forget a response; those that go on from it cannot be gone on with."""
-    if not await context.state.forget_response(response_id):
+    if not await context.responses.forget(response_id):
         raise _gone(response_id)
     return {"id": response_id, "object": "response", "deleted": True}
 
@@ -65,11 +65,11 @@ def _gone(response_id: str) -> ApiError:
     return ApiError(404, f"there is no response {response_id!r}", param="response_id")
 
 
-async def _earlier(state: RedisState, asked: Asked) -> list[dict[str, Any]]:
+async def _earlier(kept: RedisResponses, asked: Asked) -> list[dict[str, Any]]:
     """The items of all responses before this one."""
     if asked.previous is None:
         return []
-    records = await state.responses_up_to(asked.previous)
+    records = await kept.records_up_to(asked.previous)
     if records is None:
         raise ApiError(
             400,
@@ -81,21 +81,21 @@ async def _earlier(state: RedisState, asked: Asked) -> list[dict[str, Any]]:
     return [item for one in held for item in (*one["input"], *one["response"]["output"])]
 
 
-async def _keep(state: RedisState, asked: Asked, response: dict[str, Any]) -> None:
+async def _keep(kept: RedisResponses, asked: Asked, response: dict[str, Any]) -> None:
     """What it adds to those before it. Where that fails the answer is still one, and says that it
     was not kept."""
     if not asked.store:
         return
     record = json.dumps({"input": asked.items, "response": response})
     try:
-        await state.keep_response(response["id"], asked.previous, record)
+        await kept.keep(response["id"], asked.previous, record)
     except StateError as error:
         log.warning("response not kept", error=str(error), response=response["id"])
         response["store"] = False
 
 
 async def _lines(
-    said: Paused[dict[str, Any]], events: ResponseEvents, asked: Asked, state: RedisState
+    said: Paused[dict[str, Any]], events: ResponseEvents, asked: Asked, kept: RedisResponses
 ) -> AsyncIterator[str]:
     try:
         for event in events.begin():
@@ -108,7 +108,7 @@ async def _lines(
                 yield _line(event)
         for event in events.end():
             yield _line(event)
-        await _keep(state, asked, events.response)
+        await _keep(kept, asked, events.response)
         last = events.last()
     except Exception as error:
         last = events.failed(told(error, model=asked.body["model"]))
