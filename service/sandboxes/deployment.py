@@ -38,7 +38,7 @@ from search.errors import SandboxError, SandboxLost
 from service.sandboxes.actions import GRACE, ScriptedActions
 from service.sandboxes.deployments import KINDS, Plan, Starting
 from service.sandboxes.server import RexServer
-from service.sandboxes.swerex import SwerexSandbox
+from service.sandboxes.swerex import SwerexSandbox, refuse_hosts
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -115,6 +115,7 @@ class DeploymentProvider:
     async def start(
         self, task: Task, *, labels: dict[str, str] | None = None
     ) -> AsyncIterator[SwerexSandbox]:
+        refuse_hosts(task, "deployments")
         mark = uuid.uuid4().hex
         plan = Plan(
             mark=mark,
