@@ -287,7 +287,7 @@ class SwerexProvider:
 
 
 def refuse_hosts(task: Task, who: str) -> None:
-    """Raises: ``SandboxError`` for a task that names its hosts: ``who`` would let it reach others."""
+    """Raises: ``SandboxError`` for a task that names its hosts: ``who`` lets it reach others."""
     if task.allow_hosts:
         raise SandboxError(
             f"the task allows some hosts only (allow_hosts), which {who} cannot be held to:"
