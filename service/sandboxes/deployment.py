@@ -1,10 +1,10 @@
-"""Sandboxes that are deployments of the swe-rex library, one each: a container, a sandbox of
-Modal's, a task of Fargate's. Knows nothing of what isolates each of those, which is the library's
-choice and its settings'.
+"""Sandboxes that are deployments with a SWE-ReX server, one each: a container, a sandbox of Modal's
+or Daytona's, a task of Fargate's. Knows nothing of what isolates each of those, which is the choice
+of whoever makes it, and its settings'.
 
-The library makes the deployment and starts a SWE-ReX server in it; from there on its client is not
-used, we speak to the server ourselves (``server.py``). What the library does is done in threads of
-ours, because its starts block for as long as they take.
+The swe-rex library (or for Daytona we) makes the deployment and starts the server in it; from there
+on no client of the library's is used, we speak to the server ourselves (``server.py``). Starts are
+done in threads of ours, because they block for as long as they take.
 
 An id says ``KIND.MARK.HANDLE``: the kind, a random mark, and what the kind calls the deployment.
 The server's token is made of the mark and the setting ``secret``, so whoever has the settings can
@@ -36,9 +36,9 @@ from search.contracts import Gone
 from search.errors import SandboxError, SandboxLost
 from service.http_client import Client
 from service.sandboxes.actions import GRACE, ScriptedActions
-from service.sandboxes.deployments import KINDS, Plan, Starting
+from service.sandboxes.deployments import KINDS, Place, Plan, Starting
 from service.sandboxes.server import RexServer
-from service.sandboxes.swerex import SwerexSandbox
+from service.sandboxes.swerex import SwerexSandbox, refuse_hosts
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -48,11 +48,11 @@ class DeploymentSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     type: Literal["deployment"] = "deployment"
-    kind: Literal["docker", "modal", "fargate"]
+    kind: Literal["docker", "modal", "fargate", "daytona"]
     """``docker`` is Podman too: ``options: {container_runtime: podman}``."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Fields of the library's own configuration for that kind: ``docker_args``,
-    ``modal_sandbox_kwargs``, ``cluster_name``, ..."""
+    ``modal_sandbox_kwargs``, ``cluster_name``, ...; for Daytona those of ``DaytonaOptions``."""
     secret: SecretStr | None = Field(default=None)
     """What the servers' tokens are made of. Without one, no other process can attach."""
     owner: str = Field(default="pilotfish", pattern=r"^[\w.-]+$")
@@ -115,6 +115,7 @@ class DeploymentProvider:
     async def start(
         self, task: Task, *, labels: dict[str, str] | None = None
     ) -> AsyncIterator[SwerexSandbox]:
+        refuse_hosts(task, "deployments")
         mark = uuid.uuid4().hex
         plan = Plan(
             mark=mark,
@@ -130,8 +131,8 @@ class DeploymentProvider:
         sandbox = None
         try:
             # Not cancelled with us: a thread cannot be, and would start what nobody ends.
-            handle, url = await asyncio.shield(making)
-            sandbox = self._sandbox(mark, handle, url, task.workdir)
+            handle, place = await asyncio.shield(making)
+            sandbox = self._sandbox(mark, handle, place, task.workdir)
             await self._install(sandbox)
             await sandbox.prepare(task, timeout=self.settings.setup_timeout)
             yield sandbox
@@ -144,7 +145,7 @@ class DeploymentProvider:
         if found is None or found[1] != self.settings.kind:
             raise SandboxLost(f"sandbox {sandbox_id} is none of these deployments")
         _, mark, handle = found.groups()
-        sandbox = self._sandbox(mark, handle, await self._blocking(self._kind.url, handle), "")
+        sandbox = self._sandbox(mark, handle, await self._blocking(self._kind.place, handle), "")
         try:
             await sandbox.server.is_alive()
             # The server's machine is the task's, so what it says of the folder is good enough.
@@ -187,9 +188,14 @@ class DeploymentProvider:
     def _token(self, mark: str) -> str:
         return hmac.digest(self._secret, mark.encode(), "sha256").hex()
 
-    def _sandbox(self, mark: str, handle: str, url: str, workdir: str) -> SwerexSandbox:
-        token = self._token(mark)
-        server = RexServer(self._client, url, token=token, attempts=self.settings.attempts)
+    def _sandbox(self, mark: str, handle: str, place: Place, workdir: str) -> SwerexSandbox:
+        server = RexServer(
+            self._client,
+            place.url,
+            token=self._token(mark),
+            headers=place.headers,
+            attempts=self.settings.attempts,
+        )
         folder = f"{self.settings.folder}/{mark}/actions"
         actions = ScriptedActions(server, folder, output=self.settings.output)
 
@@ -198,7 +204,7 @@ class DeploymentProvider:
 
         return SwerexSandbox(self._id(mark, handle), server, actions, workdir, remove)
 
-    async def _make(self, plan: Plan, given_up: threading.Event) -> tuple[str, str]:
+    async def _make(self, plan: Plan, given_up: threading.Event) -> tuple[str, Place]:
         try:
             return await self._blocking(self._kind.start, plan, Starting(given_up))
         except SandboxError as error:
@@ -220,7 +226,7 @@ class DeploymentProvider:
         mark: str,
         workdir: str,
         sandbox: SwerexSandbox | None,
-        making: asyncio.Future[tuple[str, str]],
+        making: asyncio.Future[tuple[str, Place]],
     ) -> None:
         [made] = await asyncio.gather(making, return_exceptions=True)
         if isinstance(made, BaseException):

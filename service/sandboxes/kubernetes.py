@@ -34,7 +34,7 @@ from service.sandboxes.actions import ScriptedActions
 from service.sandboxes.cluster import Cluster, why_ended
 from service.sandboxes.container import MAX_FILE, POLL, READ, WRITE
 from service.sandboxes.server import Reply
-from service.sandboxes.swerex import SwerexSandbox
+from service.sandboxes.swerex import SwerexSandbox, refuse_hosts
 
 log = structlog.get_logger()
 
@@ -196,6 +196,7 @@ class KubernetesProvider:
     async def start(
         self, task: Task, *, labels: dict[str, str] | None = None
     ) -> AsyncIterator[SwerexSandbox]:
+        refuse_hosts(task, "pods")
         name = f"pilotfish-{uuid.uuid4().hex}"
         key = secrets.token_hex(16)
         pod = self._pod(name, task, key, labels or {})

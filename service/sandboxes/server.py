@@ -6,6 +6,7 @@ whatever the command's own limit is, and prints."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import httpx
@@ -41,16 +42,23 @@ class Server(Protocol):
 
 
 class RexServer:
-    """Base URL and token of one server, over a client that may be shared. ``attempts`` counts how
-    often a call is tried where the connection fails: every call of ours may be repeated."""
+    """Base URL and token of one server, over a client that may be shared. ``headers`` are for what
+    stands before it; ``attempts`` counts how often a call is tried where the connection fails:
+    every call of ours may be repeated."""
 
     def __init__(
-        self, client: httpx.AsyncClient, url: str, *, token: str = "", attempts: int = 1
+        self,
+        client: httpx.AsyncClient,
+        url: str,
+        *,
+        token: str = "",
+        headers: Mapping[str, str] = {},
+        attempts: int = 1,
     ) -> None:
         self.client = client
         self.url = url.rstrip("/")
         self.attempts = attempts
-        self._headers = {"X-API-Key": token} if token else {}
+        self._headers = {**headers, **({"X-API-Key": token} if token else {})}
 
     async def is_alive(self, patience: float = 10.0) -> None:
         """Raises: ``SandboxLost`` if it is not."""

@@ -179,11 +179,7 @@ class SwerexProvider:
         self, task: Task, *, labels: dict[str, str] | None = None
     ) -> AsyncIterator[SwerexSandbox]:
         settings = self.settings
-        if task.allow_hosts:
-            raise SandboxError(
-                "the task allows some hosts only (allow_hosts), which SWE-ReX servers cannot be"
-                " held to: use bubblewrap"
-            )
+        refuse_hosts(task, "SWE-ReX servers")
         if settings.images and task.image not in settings.images:
             raise SandboxError(f"no image {task.image!r} here, only {', '.join(settings.images)}")
         async with self._place() as name:
@@ -288,6 +284,15 @@ class SwerexProvider:
                 raise SandboxLost(f"sandbox {lost} is gone")
             raise SandboxError(f"{command!r} failed on {server.url}: {why}")
         return str(reply.fields["stdout"])
+
+
+def refuse_hosts(task: Task, who: str) -> None:
+    """Raises: ``SandboxError`` for a task that names its hosts: ``who`` lets it reach others."""
+    if task.allow_hosts:
+        raise SandboxError(
+            f"the task allows some hosts only (allow_hosts), which {who} cannot be held to:"
+            " use bubblewrap"
+        )
 
 
 async def _is_over(record: dict[str, Any], gone: Gone | None) -> bool:

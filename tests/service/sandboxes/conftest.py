@@ -20,6 +20,7 @@ from pilotfish import Task
 from service.sandboxes.bubblewrap import BubblewrapProvider, BubblewrapSettings
 from service.sandboxes.container import ContainerProvider, ContainerSettings
 from service.sandboxes.deployment import DeploymentProvider, DeploymentSettings
+from service.sandboxes.deployments import Daytona
 from service.sandboxes.kubernetes import KubernetesProvider, KubernetesSettings
 from service.sandboxes.swerex import (
     SwerexProvider,
@@ -27,7 +28,7 @@ from service.sandboxes.swerex import (
     SwerexServerSettings,
     SwerexSettings,
 )
-from tests.service.sandboxes import kubernetes_api, podman
+from tests.service.sandboxes import daytona_api, kubernetes_api, podman
 
 MIB = 2**20
 Provider = (
@@ -175,6 +176,29 @@ async def deployments(deployment_settings: DeploymentSettings) -> AsyncIterator[
 
 
 @pytest.fixture(scope="session")
+def daytona() -> Iterator[tuple[daytona_api.Api, str]]:
+    with daytona_api.api_server() as running:
+        yield running
+
+
+@pytest.fixture
+def daytona_settings(
+    daytona: tuple[daytona_api.Api, str], owner: str, monkeypatch: pytest.MonkeyPatch
+) -> DeploymentSettings:
+    monkeypatch.setenv("DAYTONA_API_KEY", daytona_api.KEY)
+    monkeypatch.setattr(Daytona, "PAUSE", 0.05)
+    return DeploymentSettings(
+        kind="daytona", options={"api_url": daytona[1]}, secret=SecretStr(TOKEN), owner=owner
+    )
+
+
+@pytest.fixture
+async def clouds(daytona_settings: DeploymentSettings) -> AsyncIterator[DeploymentProvider]:
+    async with DeploymentProvider(daytona_settings) as provider:
+        yield provider
+
+
+@pytest.fixture(scope="session")
 def cluster() -> Iterator[tuple[kubernetes_api.Api, str]]:
     with kubernetes_api.api_server() as running:
         yield running
@@ -204,6 +228,7 @@ PROVIDERS = {
     "swerex": "swerex",
     "container": "containers",
     "deployment": "deployments",
+    "daytona": "clouds",
     "kubernetes": "pods",
 }
 NEED_ROOT = ("container", "deployment", "kubernetes")

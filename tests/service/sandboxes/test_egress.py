@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from pilotfish import Task
 from search.errors import SandboxError
 from service.sandboxes.bubblewrap import BubblewrapProvider, BubblewrapSettings
 from service.sandboxes.container import ContainerProvider
+from service.sandboxes.deployment import DeploymentProvider, DeploymentSettings
+from service.sandboxes.kubernetes import KubernetesProvider, KubernetesSettings
 from service.sandboxes.swerex import SwerexProvider, SwerexSandbox
 from tests.service.sandboxes.test_conformance import run
 
@@ -304,6 +307,19 @@ async def test_containers_refuse_such_a_task(tmp_path: Path) -> None:
         with pytest.raises(SandboxError, match="cannot be held to"):
             async with provider.start(task("example.org")):
                 pass
+
+
+async def test_pods_and_deployments_refuse_such_a_task() -> None:
+    """Before any cluster or engine is asked."""
+    cluster = KubernetesSettings(url="http://127.0.0.1:1", namespace="n", token=SecretStr("t"))
+    for provider in (
+        KubernetesProvider(cluster),
+        DeploymentProvider(DeploymentSettings(kind="docker")),
+    ):
+        async with provider:
+            with pytest.raises(SandboxError, match="cannot be held to"):
+                async with provider.start(task("example.org")):
+                    pass
 
 
 @pytest.mark.parametrize("host", ["", "*", "a b", "http://a", "a:0", "a:", "*.*.a", "a/b", "[::1]"])
