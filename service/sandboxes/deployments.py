@@ -540,7 +540,8 @@ class Daytona:
     def _wanted(self, name: str, plan: Plan) -> Any:
         minutes = max(1, math.ceil(plan.lifetime / 60))
         fields = {
-            # What goes to a port is no activity to Daytona: it stops after so long in any case.
+            # Unless told otherwise it would stop one after a quarter of an hour without activity,
+            # of which commands that run for long are none.
             "auto_stop_interval": minutes,
             "auto_delete_interval": 0,
             "ttl_minutes": minutes,

@@ -15,6 +15,10 @@ import stamina
 from search.errors import SandboxError, SandboxLost
 
 TIMED_OUT = "swerex.exceptions.CommandTimeoutError"
+NOT_REACHED = (502, 503, 504)
+"""What a proxy answers that did not get through to the server."""
+UNKNOWN = (400, 404, 410)
+"""What one answers that knows of no such server, or of none that runs (Daytona's: 400)."""
 
 
 class Reply(NamedTuple):
@@ -90,12 +94,17 @@ class RexServer:
                         headers=headers,
                         timeout=timeout,
                     )
+                    if response.status_code in NOT_REACHED:
+                        said = f"{response.status_code} {response.text[:200]!r}"
+                        raise httpx.RemoteProtocolError(said, request=response.request)
         except httpx.TransportError as error:
             reason = str(error) or type(error).__name__
             raise SandboxLost(f"{self.url} does not answer: {reason}") from error
         return self._reply(route, response)
 
     def _reply(self, route: str, response: httpx.Response) -> Reply:
+        if response.status_code in UNKNOWN:
+            raise SandboxLost(f"{self.url} is gone: {response.text[:200]!r}")
         try:
             fields = response.json()
         except ValueError:

@@ -231,14 +231,16 @@ PROVIDERS = {
     "daytona": "clouds",
     "kubernetes": "pods",
 }
-NEED_ROOT = ("container", "deployment", "kubernetes")
+MARKS = {
+    "container": pytest.mark.containers,
+    "deployment": pytest.mark.containers,
+    "kubernetes": pytest.mark.containers,
+    "daytona": pytest.mark.slow,
+}
 
 
 @pytest.fixture(
-    params=[
-        pytest.param(name, marks=pytest.mark.containers) if name in NEED_ROOT else name
-        for name in PROVIDERS
-    ]
+    params=[pytest.param(name, marks=MARKS[name]) if name in MARKS else name for name in PROVIDERS]
 )
 def provider(request: pytest.FixtureRequest) -> Provider:
     chosen: Provider = request.getfixturevalue(PROVIDERS[request.param])

@@ -239,11 +239,12 @@ class Api:
 
     async def _show(self, request: Request) -> Response:
         found = self.sandboxes.get(request.path_params["id"])
-        token = request.headers.get("X-Daytona-Preview-Token")
-        if found is None or found.object["state"] != "started":
-            return Response("Sandbox not found", status_code=404)
-        if token != found.token:
-            return Response("unauthorized", status_code=401)
+        if found is None:
+            raise Refused(404, "sandbox not found")
+        if request.headers.get("X-Daytona-Preview-Token") != found.token:
+            raise Refused(401, "unauthorized")
+        if found.object["state"] != "started":
+            raise Refused(400, "sandbox is not running")
         kept = ("x-api-key", "content-type", "x-request-id")
         try:
             answer = await self._client.request(
@@ -253,7 +254,7 @@ class Api:
                 headers={name: value for name, value in request.headers.items() if name in kept},
             )
         except httpx.TransportError as error:
-            return Response(f"bad gateway: {error}", status_code=502)
+            raise Refused(502, f"runner is unreachable: {error}") from error
         return Response(answer.content, answer.status_code, media_type="application/json")
 
     # ---- finding

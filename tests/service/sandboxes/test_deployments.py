@@ -239,7 +239,7 @@ async def test_one_of_daytona_that_ended_is_lost_and_reaped_with_its_labels(
 ) -> None:
     async with clouds.start(task, labels={"run": "r1"}) as sandbox, clouds.start(task) as other:
         daytona[0].kill(sandbox.id.rpartition(".")[2])
-        with pytest.raises(SandboxError):
+        with pytest.raises(SandboxLost, match="is gone"):
             await sandbox.execute("true", action_id="a", timeout=20)
         with pytest.raises(SandboxLost):
             await clouds.attach(sandbox.id)
