@@ -47,7 +47,7 @@ from typing import Any, BinaryIO, Literal, Self, TypeVar
 
 import httpx
 import structlog
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from pilotfish import Task
 from search.contracts import Gone
@@ -55,17 +55,16 @@ from search.errors import SandboxError, SandboxLost
 from service.http_client import Client
 from service.local.process import ProcessId, collect
 from service.sandboxes.actions import GuestActions
-from service.sandboxes.guest import PROXY_PORT
 from service.sandboxes.server import RexServer
 from service.sandboxes.state import Record, StateFolder
 from service.sandboxes.swerex import SwerexSandbox
+from service.sandboxes.way_out import EGRESS, VARIABLES, WayOutSettings
 
 T = TypeVar("T")
 log = structlog.get_logger()
 
 IMAGE = "host"
 GUEST = Path(__file__).with_name("guest.py")
-EGRESS = Path(__file__).with_name("egress.py")
 INSIDE = "/run/pilotfish"
 PROJECT = Path(__file__).resolve().parents[2]
 SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -85,17 +84,10 @@ USER = 1000
 FIRST_HOST_USER = 2_000_000_000
 """Beyond what distributions give to users and containers."""
 HOST_USERS = 65_536
-PROXY = f"http://127.0.0.1:{PROXY_PORT}"
-OWN = "localhost,127.0.0.1,::1"
-PROXIED = {
-    **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), PROXY),
-    **dict.fromkeys(("no_proxy", "NO_PROXY"), OWN),
-}
-"""By what most programs find a proxy."""
 TAKEN = ("/usr", "/etc", "/proc", "/dev", "/run", *SYSTEM)
 
 
-class BubblewrapSettings(BaseModel):
+class BubblewrapSettings(WayOutSettings):
     model_config = ConfigDict(extra="forbid")
 
     type: Literal["bubblewrap"] = "bubblewrap"
@@ -131,15 +123,6 @@ class BubblewrapSettings(BaseModel):
     """Further host folders to show, read-only, at the same path."""
     environment: dict[str, str] = Field(default_factory=dict)
     """Added to the commands' environment, which has nothing of ours."""
-    egress_private: list[str] = Field(default_factory=list)
-    """Hosts, as tasks name them in ``allow_hosts`` but without a port, whose addresses need not be
-    public ones: a mirror of your own, say."""
-    egress_connections: int = Field(default=64, ge=1)
-    """Connections to a task's hosts at once."""
-    egress_bytes: int = Field(default=2**31, ge=1)
-    """Bytes that a sandbox may send to its hosts and receive together."""
-    egress_idle: float = Field(default=120.0, gt=0)
-    """Seconds after which a connection on which nothing moves is closed."""
 
 
 class BubblewrapProvider:
@@ -314,15 +297,8 @@ class BubblewrapProvider:
         """Start the proxy to the task's hosts; the descriptor by which the sandbox finds it. With
         that one's last copy it ends, so it is started first."""
         self._proxies = {name: old for name, old in self._proxies.items() if old.poll() is None}
-        settings = self.settings
-        config = {
-            "allow": task.allow_hosts,
-            "private": settings.egress_private,
-            "connections": settings.egress_connections,
-            "transfer": settings.egress_bytes,
-            "idle": settings.egress_idle,
-            "user": host_user() if os.getuid() == 0 else None,
-        }
+        user = host_user() if os.getuid() == 0 else None
+        config = self.settings.proxy(task.allow_hosts, user)
         ours, theirs = socket.socketpair()
         with ours, self.state.log(sandbox_id).open("ab") as errors:
             fd = str(ours.fileno())
@@ -410,7 +386,7 @@ class BubblewrapProvider:
                 "HOME": "/tmp",
                 "USER": "agent",
                 "LANG": "C.UTF-8",
-                **({} if way_out is None else PROXIED),
+                **({} if way_out is None else VARIABLES),
                 **settings.environment,
             },
             **({} if way_out is None else {"egress": way_out}),

@@ -46,14 +46,20 @@ from pilotfish import Task
 from search.contracts import Gone
 from search.errors import SandboxError, SandboxLost
 from service.sandboxes.actions import SCRIPT, ScriptedActions, unusable
+from service.sandboxes.container_way_out import ContainerWayOut, sandbox_of
 from service.sandboxes.engine import Engine, Shell, check_host
 from service.sandboxes.server import Reply
 from service.sandboxes.swerex import SwerexSandbox
+from service.sandboxes.way_out import VARIABLES, WayOutSettings
 
 log = structlog.get_logger()
 
 OURS = "pilotfish.sandbox"
 """The label that says whose sandbox it is; below it what else we have to know of one."""
+HOSTS = f"{OURS}.hosts"
+"""Of a sandbox that has a way out: whom it may speak to."""
+BESIDE = f"{OURS}.beside"
+"""Of what stands beside a sandbox: whose it is."""
 FOLDER = "/pilotfish"
 """In the container: the script, and below it the results of actions."""
 SPARE = 64
@@ -96,7 +102,7 @@ class RegistryLogin(BaseModel):
     password: SecretStr
 
 
-class ContainerSettings(BaseModel):
+class ContainerSettings(WayOutSettings):
     model_config = ConfigDict(extra="forbid")
 
     type: Literal["container"] = "container"
@@ -128,6 +134,11 @@ class ContainerSettings(BaseModel):
 
     network: str | None = None
     """A network of the engine that sandboxes join. By default they have none."""
+    egress_image: str | None = None
+    """An image with Python 3.11 or newer, for the proxy to the hosts of tasks that name theirs
+    (``allow_hosts``). Without one such tasks are refused."""
+    egress_network: str = "bridge"
+    """The network of the engine that the proxy is on."""
     user: str | None = None
     """Who commands run as, as a number, a name of the image's or ``root``. By default a number of
     the sandbox's own."""
@@ -283,12 +294,11 @@ class ContainerProvider:
     ) -> AsyncIterator[SwerexSandbox]:
         _check_workdir(task.workdir)
         if task.allow_hosts:
-            raise SandboxError(
-                "the task allows some hosts only (allow_hosts), which containers cannot be held to:"
-                " use bubblewrap, or take them out of the task and set `network` to one of yours"
-            )
+            self._check_way_out()
         image = self.image(task.image)
         await self._ensure(image)
+        if self.settings.egress_image and task.allow_hosts:
+            await self._ensure(self.image(self.settings.egress_image))
         name = f"pilotfish-{uuid.uuid4().hex}"
         user = self.settings.user or str(random.choice(USERS))
         if user == "root" or user.isdecimal():
@@ -296,8 +306,9 @@ class ContainerProvider:
             user = "0:0" if user == "root" else f"{user}:{user}"
         key = secrets.token_bytes(16)
         body = self._body(task, image, user, key, labels or {})
-        making = asyncio.ensure_future(self._make(name, body, user, task.workdir))
-        sandbox = self._sandbox(name, user, task.workdir, key)
+        making = asyncio.ensure_future(self._make(name, body, user, task))
+        way_out = self._way_out(name, body["Labels"])
+        sandbox = self._sandbox(name, user, task.workdir, key, way_out)
         try:
             # Not cancelled with us: the engine would go on, and make what nobody removes.
             await asyncio.shield(making)
@@ -314,12 +325,15 @@ class ContainerProvider:
         if found is None or not found["State"]["Running"] or OURS not in labels:
             raise SandboxLost(f"sandbox {sandbox_id} is gone")
         key = bytes.fromhex(labels[f"{OURS}.key"])
-        return self._sandbox(sandbox_id, labels[f"{OURS}.user"], labels[f"{OURS}.workdir"], key)
+        user, workdir = labels[f"{OURS}.user"], labels[f"{OURS}.workdir"]
+        return self._sandbox(sandbox_id, user, workdir, key, self._way_out(sandbox_id, labels))
 
     async def reap(self, gone: Gone | None = None) -> dict[str, Mapping[str, str]]:
         """As the contract says. An engine that cannot be reached is left for the next time."""
         removed: dict[str, Mapping[str, str]] = {}
         try:
+            # First, for whoever starts meanwhile makes the sandbox before what stands beside it.
+            beside = await self.engine.containers(f"{BESIDE}={self.settings.owner}")
             there = await self.engine.containers(f"{OURS}={self.settings.owner}")
         except SandboxError as error:
             log.warning("containers_not_reaped", engine=self.engine.url, error=str(error))
@@ -329,10 +343,16 @@ class ContainerProvider:
             ended = found["State"] in ("exited", "dead", "stopped")
             if ended or await _is_over(found["Labels"], gone):
                 try:
-                    await self.engine.remove(name)
+                    await self._remove(name, self._way_out(name, found["Labels"]))
                     removed[name] = own_labels(found["Labels"])
                 except SandboxError as error:
                     log.warning("container_not_removed", sandbox=name, error=str(error))
+        left = {sandbox_of(found["Names"][0].lstrip("/")) for found in beside}
+        for name in left - {found["Names"][0].lstrip("/") for found in there}:
+            try:
+                await ContainerWayOut(self.engine, name).close()
+            except SandboxError as error:
+                log.warning("way_out_not_removed", sandbox=name, error=str(error))
         return removed
 
     # ---- images
@@ -406,13 +426,14 @@ class ContainerProvider:
             "GIT_CONFIG_KEY_0": "safe.directory",
             "GIT_CONFIG_VALUE_0": "*",
             "LANG": "C.UTF-8",
+            **(VARIABLES if task.allow_hosts else {}),
             **settings.environment,
             "PILOTFISH_HELPER": "1",
             "PILOTFISH_PROCESSES": str(settings.processes),
         }
         limits = {"nofile": settings.open_files, "nproc": total, "core": 0}
         host: dict[str, Any] = {
-            "NetworkMode": settings.network or "none",
+            "NetworkMode": "none" if task.allow_hosts else settings.network or "none",
             "Memory": memory,
             "MemorySwap": memory,
             "NanoCpus": round(settings.cpus * 1e9),
@@ -449,6 +470,7 @@ class ContainerProvider:
                 f"{OURS}.workdir": task.workdir,
                 f"{OURS}.key": key.hex(),
                 f"{OURS}.task": task.id,
+                **({HOSTS: " ".join(task.allow_hosts)} if task.allow_hosts else {}),
             },
             "HostConfig": host,
         }
@@ -467,8 +489,8 @@ class ContainerProvider:
             places |= dict.fromkeys(("/tmp", "/var/tmp"), "1777")
         return {place: ",".join([*common, f"mode={mode}"]) for place, mode in places.items()}
 
-    async def _make(self, name: str, body: dict[str, Any], user: str, workdir: str) -> None:
-        image = body["Image"]
+    async def _make(self, name: str, body: dict[str, Any], user: str, task: Task) -> None:
+        image, workdir = body["Image"], task.workdir
         try:
             async with asyncio.timeout(self.settings.start_timeout):
                 if not await self.engine.create(name, body):
@@ -495,11 +517,43 @@ class ContainerProvider:
                 if done.exit_code:
                     raise SandboxError(done.stderr.decode(errors="replace").strip())
                 await self._check_inside(name, user, workdir)
+                if way_out := self._way_out(name, body["Labels"]):
+                    await self._open(way_out, task, body["Labels"])
         except TimeoutError:
             limit = self.settings.start_timeout
             raise SandboxError(f"no container of {image} was up within {limit:g} s") from None
         except SandboxError as error:
             raise SandboxError(f"cannot start a container of {image}: {error}") from error
+
+    def _check_way_out(self) -> None:
+        """Raises: ``SandboxError`` where there can be none."""
+        if self.settings.egress_image is None:
+            raise SandboxError(
+                "the task allows some hosts only (allow_hosts), which containers cannot be held to"
+                " without a proxy: set `egress_image` to an image with Python 3.11 or newer, or use"
+                " bubblewrap"
+            )
+        if self.settings.runtime not in (None, "runc", "crun"):
+            raise SandboxError(
+                "the task allows some hosts only (allow_hosts): their proxy shares the loopback of"
+                f" the sandbox, which runtime {self.settings.runtime!r} keeps to itself"
+            )
+
+    def _way_out(self, name: str, labels: Mapping[str, str]) -> ContainerWayOut | None:
+        return ContainerWayOut(self.engine, name) if HOSTS in labels else None
+
+    async def _open(self, way_out: ContainerWayOut, task: Task, labels: Mapping[str, str]) -> None:
+        settings = self.settings
+        assert settings.egress_image is not None
+        kept = {f"pilotfish.{name}": value for name, value in own_labels(labels).items()}
+        await way_out.open(
+            self.image(settings.egress_image),
+            random.choice(USERS),
+            settings.proxy(task.allow_hosts, None),
+            network=settings.egress_network,
+            labels={**kept, BESIDE: settings.owner},
+            lifetime=settings.lifetime,
+        )
 
     async def _check_runtime(self, name: str) -> None:
         """Podman 4 takes the name of a runtime, and uses its default one."""
@@ -524,7 +578,9 @@ class ContainerProvider:
                 " belongs (`root`, say)"
             )
 
-    def _sandbox(self, name: str, user: str, workdir: str, key: bytes) -> SwerexSandbox:
+    def _sandbox(
+        self, name: str, user: str, workdir: str, key: bytes, way_out: ContainerWayOut | None
+    ) -> SwerexSandbox:
         server = ContainerServer(self.engine, name, user)
         actions = ScriptedActions(
             server, f"{FOLDER}/actions", output=self.settings.output, wait=POLL, key=key
@@ -533,9 +589,16 @@ class ContainerProvider:
 
         async def remove() -> None:
             await server.close()
-            await self.engine.remove(name)
+            await self._remove(name, way_out)
 
         return SwerexSandbox(name, server, actions, workdir, remove, server.close)
+
+    async def _remove(self, name: str, way_out: ContainerWayOut | None) -> None:
+        try:
+            if way_out is not None:
+                await way_out.close()
+        finally:
+            await self.engine.remove(name)
 
     async def _end(self, sandbox: SwerexSandbox, making: asyncio.Future[None]) -> None:
         async def end() -> None:

@@ -1,12 +1,18 @@
-"""The one way out of a bubblewrap sandbox: an HTTP proxy that lets through to a task's hosts and to
-nobody else. Knows nothing of tasks, of bubblewrap, or of any package: it is one file, run by
-``python -I -S`` as a process of its own beside the sandbox.
+"""The one way out of a sandbox: an HTTP proxy that lets through to a task's hosts and to nobody
+else. Knows nothing of tasks, of bubblewrap and containers, or of any package: it is one file, run
+by ``python -I -S`` as a process of its own beside the sandbox.
 
     egress.py FD JSON
+    egress.py PATH JSON
+    egress.py lend PATH PORT SECONDS
 
-On the Unix socket FD the sandbox's first process sends, once, the socket on which it listens there.
-We accept on that: so there is no relay, and no socket of the host's inside. When that process ends,
-however it does, FD ends, and so do we: no worker has to live for us to be there, or to go away.
+On the Unix socket FD the sandbox's first process sends, once, the socket on which it listens
+there. We accept on that: so nothing is passed on, and no socket of the host's is inside. When that
+process ends, however it does, FD ends, and so do we: no worker has to live for us to be there, or
+to go away.
+
+With PATH, FD is the first connection to a Unix socket there. It is that of a process that runs
+``lend`` on the sandbox's loopback, and has the part of the sandbox's first process for so long.
 
 A name is resolved here, after it was compared with the list; the address that was looked at is the
 one that is connected to, and one that is not of the public internet is refused, unless the operator
@@ -18,6 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures.thread  # noqa: F401 - not to be found any more once we are nobody
+import contextlib
 import encodings.idna  # noqa: F401
 import ipaddress
 import json
@@ -34,6 +41,8 @@ USUAL_PORTS = (80, 443)
 MAX_HEADER = 65_536
 HEADER_TIME = 30.0
 """Seconds for a request's header, and for a connection to a host."""
+JOIN_TIME = 30.0
+"""Seconds that the two sides wait for each other, where they find each other by a path."""
 CHUNK = 65_536
 TRANSLATED = tuple(ipaddress.ip_network(net) for net in ("64:ff9b::/96", "2002::/16", "2001::/32"))
 """Networks whose addresses stand for others."""
@@ -265,6 +274,39 @@ async def _readable(sock: socket.socket) -> None:
     loop.remove_reader(sock)
 
 
+def accepted(path: str) -> socket.socket:
+    """The first connection to a Unix socket at that path."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(1)
+        listener.settimeout(JOIN_TIME)
+        return listener.accept()[0]
+
+
+def lend(path: str, port: int, seconds: float) -> None:
+    """Have whoever listens at the path serve a port of our loopback, while it lives and time is."""
+    with socket.socket(socket.AF_UNIX) as link:
+        with socket.create_server(("127.0.0.1", port), backlog=64) as listener:
+            _join(link, path)
+            socket.send_fds(link, [b"1"], [listener.fileno()])
+        with open(f"{path}.ready", "x"):
+            pass
+        link.settimeout(seconds)
+        with contextlib.suppress(TimeoutError):
+            link.recv(1)  # it says nothing: this is its end
+
+
+def _join(link: socket.socket, path: str) -> None:
+    end = time.monotonic() + JOIN_TIME
+    while True:
+        try:
+            return link.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.02)
+
+
 def become_nobody(user: int) -> None:
     os.setgroups([])
     os.setgid(user)
@@ -272,9 +314,14 @@ def become_nobody(user: int) -> None:
 
 
 if __name__ == "__main__":
-    config = json.loads(sys.argv[2])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    where, said = sys.argv[1:3]
+    if where == "lend":
+        lend(said, int(sys.argv[3]), float(sys.argv[4]))
+        sys.exit()
+    config = json.loads(said)
     if (number := config.pop("user")) is not None:
         become_nobody(number)
-    asyncio.run(main(socket.socket(fileno=int(sys.argv[1])), config))
+    link = socket.socket(fileno=int(where)) if where.isdecimal() else accepted(where)
+    asyncio.run(main(link, config))
     os._exit(0)  # whatever is still being carried, or resolved

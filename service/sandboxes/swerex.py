@@ -291,7 +291,7 @@ def refuse_hosts(task: Task, who: str) -> None:
     if task.allow_hosts:
         raise SandboxError(
             f"the task allows some hosts only (allow_hosts), which {who} cannot be held to:"
-            " use bubblewrap"
+            " use bubblewrap, or containers"
         )
 
 

@@ -20,11 +20,13 @@ from pydantic import SecretStr
 from pilotfish import Task
 from search.errors import SandboxError
 from service.sandboxes.bubblewrap import BubblewrapProvider, BubblewrapSettings
-from service.sandboxes.container import ContainerProvider
+from service.sandboxes.container import ContainerProvider, ContainerSettings
 from service.sandboxes.deployment import DeploymentProvider, DeploymentSettings
 from service.sandboxes.kubernetes import KubernetesProvider, KubernetesSettings
 from service.sandboxes.swerex import SwerexProvider, SwerexSandbox
-from tests.service.sandboxes.test_conformance import run
+from tests.service.sandboxes.conftest import container_settings
+from tests.service.sandboxes.podman import BUSYBOX, IMAGE, Podman
+from tests.service.sandboxes.test_conformance import of_run, run
 
 MIRROR = "127.0.0.2"
 """An address of this machine's that no program takes for its own."""
@@ -292,6 +294,114 @@ async def test_its_starter_is_killed(tmp_path: Path, server: Server, outlives: b
     await until_no_proxy(name)
 
 
+# ---- beside a container
+
+
+@pytest.fixture
+def gateway(engine: Podman) -> str:
+    """This machine's address on the network that the proxy is on."""
+    [network] = json.loads(engine("network", "inspect", "podman"))
+    return str(network["subnets"][0]["gateway"])
+
+
+@pytest.fixture
+async def proxied(engine: Podman, owner: str, gateway: str) -> AsyncIterator[ContainerProvider]:
+    settings = container_settings(
+        engine, owner, egress_image=IMAGE, egress_private=[gateway, "localhost"]
+    )
+    async with ContainerProvider(settings) as provider:
+        yield provider
+
+
+def all_of(engine: Podman) -> set[str]:
+    """Every container of the engine, by its part in a sandbox."""
+    names = engine("ps", "-a", "--format={{.Names}}").split()
+    return {name[len("pilotfish-") + 32 :] for name in names if name.startswith("pilotfish-")}
+
+
+@pytest.mark.containers
+async def test_a_container_reaches_its_tasks_hosts_and_nothing_else(
+    engine: Podman, proxied: ContainerProvider, server: Server, gateway: str
+) -> None:
+    port = server.server_port
+    async with proxied.start(task(f"{gateway}:{port}"), labels={"run": "r"}) as sandbox:
+        said = await run(sandbox, f"python3 fetch.py 'http://{gateway}:{port}/a'", 90)
+        assert said == "200 you asked /a\n"
+        said = await run(sandbox, f"python3 tunnel.py {gateway} {port} /t", 90)
+        assert said == 2 * "you asked /t\n"
+        asked = len(server.asked)
+        for host in ("127.0.0.1", "localhost", MIRROR, "10.255.255.1"):
+            said = await run(sandbox, f"python3 tunnel.py {host} {port} /", 90)
+            assert "403" in said
+        assert "403" in await run(sandbox, f"python3 tunnel.py {gateway} {port + 1} /", 90)
+        # Past the proxy: there is no network, so neither the gateway nor a name server.
+        assert await run(sandbox, "tail -n +3 /proc/net/dev | cut -d: -f1") == "    lo\n"
+        connect = f"import socket; socket.create_connection(('{gateway}', {port}), 9)"
+        past = await sandbox.execute(f'python3 -c "{connect}"', action_id="past", timeout=60)
+        assert "unreachable" in past.output
+        assert len(server.asked) == asked
+        assert all_of(engine) == {"", "-proxy", "-relay"}
+    assert all_of(engine) == set()
+
+
+@pytest.mark.containers
+async def test_what_stands_beside_a_container_is_bounded_and_nobody(
+    engine: Podman, proxied: ContainerProvider, owner: str
+) -> None:
+    async with proxied.start(task("example.org"), labels={"run": "r"}) as sandbox:
+        for part in ("proxy", "relay"):
+            [found] = json.loads(await asyncio.to_thread(engine, "inspect", f"{sandbox.id}-{part}"))
+            host, config = found["HostConfig"], found["Config"]
+            assert int(config["User"].split(":")[0]) >= 10_000
+            assert host["ReadonlyRootfs"]
+            assert not found["EffectiveCaps"]
+            assert (host["Memory"], host["PidsLimit"]) == (128 * 2**20, 64)
+            assert config["Labels"] == {"pilotfish.run": "r", "pilotfish.sandbox.beside": owner}
+        said = await run(sandbox, "python3 tunnel.py example.org 443 /", 90)
+        assert "403" not in said  # it may, whether or not there is an internet here
+        assert await run(sandbox, "ls /dev/shm; ps -e | grep -c egress || true") == "0\n"
+
+
+@pytest.mark.containers
+async def test_the_way_out_of_a_released_container_stays_and_is_reaped(
+    engine: Podman, proxied: ContainerProvider, server: Server, gateway: str
+) -> None:
+    port = server.server_port
+    async with proxied.start(task(f"{gateway}:{port}"), labels={"run": "r"}) as sandbox:
+        await sandbox.release()
+    again = await proxied.attach(sandbox.id)
+    assert "you asked /x" in await run(again, f"python3 tunnel.py {gateway} {port} /x", 90)
+    assert list(await proxied.reap()) == []
+    assert all_of(engine) == {"", "-proxy", "-relay"}
+    assert list(await proxied.reap(of_run("r"))) == [sandbox.id]
+    assert all_of(engine) == set()
+
+
+@pytest.mark.containers
+async def test_a_proxy_whose_sandbox_is_gone_is_reaped(
+    engine: Podman, proxied: ContainerProvider
+) -> None:
+    async with proxied.start(task("example.org")) as sandbox:
+        for name in (f"{sandbox.id}-relay", sandbox.id):
+            await asyncio.to_thread(engine, "rm", "--force", "--time=0", name)
+        assert all_of(engine) == {"-proxy"}
+        assert list(await proxied.reap()) == []
+        assert all_of(engine) == set()
+
+
+@pytest.mark.containers
+@pytest.mark.parametrize("image", [BUSYBOX, "no-such-image"])
+async def test_a_proxy_that_cannot_run_leaves_nothing(
+    engine: Podman, owner: str, image: str
+) -> None:
+    settings = container_settings(engine, owner, egress_image=image)
+    async with ContainerProvider(settings) as provider:
+        with pytest.raises(SandboxError, match=r"python3|no-such-image"):
+            async with provider.start(task("example.org")):
+                pass
+    assert all_of(engine) == set()
+
+
 # ---- where it cannot be
 
 
@@ -301,10 +411,14 @@ async def test_swerex_servers_refuse_such_a_task(swerex: SwerexProvider) -> None
             pass
 
 
-async def test_containers_refuse_such_a_task(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("others", "reason"),
+    [({}, "set `egress_image`"), ({"egress_image": "p", "runtime": "runsc"}, "keeps to itself")],
+)
+async def test_containers_refuse_such_a_task(others: dict[str, Any], reason: str) -> None:
     """Before any engine is asked."""
-    async with ContainerProvider() as provider:
-        with pytest.raises(SandboxError, match="cannot be held to"):
+    async with ContainerProvider(ContainerSettings(**others)) as provider:
+        with pytest.raises(SandboxError, match=reason):
             async with provider.start(task("example.org")):
                 pass
 
