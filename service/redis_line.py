@@ -70,7 +70,11 @@ class Line:
 
     async def _connected(self) -> tuple[Any, asyncio.Task[None]]:
         connection: Any = self._pool.make_connection()
-        await connection.connect()
+        try:
+            await connection.connect()
+        except BaseException:  # it may be half made
+            await connection.disconnect(nowait=True)
+            raise
         return connection, asyncio.create_task(self._read(connection), name="reads Redis")
 
     async def _read(self, connection: Any) -> None:

@@ -29,6 +29,7 @@ from pilotfish.swebench import (
 )
 from pilotfish.swebench_judge import of_lines, of_reports, outcome_of
 from pilotfish.tasks import TaskFileError, read_tasks
+from search.commands import run_by
 from search.evaluation import evaluate, submission_of
 from service.sandboxes.bubblewrap import BubblewrapProvider, BubblewrapSettings
 from tests.swebench_rows import git, make
@@ -211,7 +212,8 @@ async def test_it_is_judged_in_a_real_sandbox(shown, tmp_path):
                 await sandbox.execute("git apply p && rm p", action_id="a", timeout=20)
             handed_in = await submission_of(sandbox, task)
             judged = await evaluate(sandbox, task)
-            said = await sandbox.execute("", action_id="evaluation", timeout=1)  # as recorded
+            command = run_by(task, task.evaluation.command)
+            said = await sandbox.execute(command, action_id="evaluation", timeout=1)  # as recorded
             assert judged == (float(mended), ""), said.output
             assert ("split()" in handed_in) == mended
 
