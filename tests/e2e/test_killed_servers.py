@@ -52,7 +52,8 @@ class Server:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except OSError:
             return False
-        return str(self.port).encode() in words and b"--served-model-name" in words
+        guards = any(word.endswith(b"guardian.py") for word in words)  # who cleans up behind it
+        return not guards and str(self.port).encode() in words and b"--port" in words
 
 
 async def until(holds: Callable[[], bool]) -> None:
