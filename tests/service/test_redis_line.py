@@ -74,8 +74,11 @@ async def test_a_connection_that_falls_silent_is_left(monkeypatch: pytest.Monkey
     silent = True
     connections = 0
 
+    handlers: set[asyncio.Task[None] | None] = set()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal connections
+        handlers.add(asyncio.current_task())
         connections += 1
         answers = not silent
         while data := await reader.read(1000):
@@ -94,4 +97,5 @@ async def test_a_connection_that_falls_silent_is_left(monkeypatch: pytest.Monkey
         silent = False
         assert await line("PING") == b"PONG"
         assert isinstance((await asyncio.gather(first, return_exceptions=True))[0], RedisError)
+    await asyncio.gather(*(handler for handler in handlers if handler is not None))
     assert connections == 2
