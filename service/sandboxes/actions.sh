@@ -194,7 +194,7 @@ case $verb in
 run)
     folder=$1 mark=$2 wait=$3 timeout=$4 limit=$5 asked=$6 cwd=$7 command=$8
     if mkdir "$folder" 2>/dev/null; then
-        echo "$asked" >"$folder/asked"
+        echo "$asked" >"$folder/asked.new" && mv "$folder/asked.new" "$folder/asked"
         setsid sh "$script" supervise "$folder" "$mark" "$timeout" "$((limit / 2))" "$cwd" "$command" \
             </dev/null >/dev/null 2>&1 &
         echo "$!" >"$folder/supervisor.new" && mv "$folder/supervisor.new" "$folder/supervisor"
