@@ -251,7 +251,7 @@ def _strategy(steps: int) -> Strategy:
 async def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--runs", type=int, nargs="+", default=[200, 1000])
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--out", type=Path, default=Path("build/bench/runs.json"))
     given = parser.parse_args()
     report: dict[str, Any] = {
