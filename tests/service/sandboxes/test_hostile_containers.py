@@ -25,10 +25,14 @@ async def do(jar: SwerexSandbox, command: str, timeout: float = 20.0) -> Observa
 
 
 async def usable(jar: SwerexSandbox) -> bool:
-    """Whether it runs pipelines, python, and writes files."""
+    """Whether it runs pipelines, python, and writes files: of two commands at the latest the
+    second, since the last of a bomb's processes may meet the first one."""
     began = time.monotonic()
-    await jar.write("probe", "still here")
-    result = await do(jar, "cat probe | cat | python3 -c 'print(input())'; rm probe")
+    for _ in range(2):
+        await jar.write("probe", "still here")
+        result = await do(jar, "cat probe | cat | python3 -c 'print(input())'; rm probe")
+        if result.output == "still here\n":
+            break
     assert result.output == "still here\n", result
     assert time.monotonic() - began < 10
     return True
