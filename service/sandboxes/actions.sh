@@ -38,14 +38,18 @@ carrying() {
 }
 
 # Kill all whose environment carries the mark, wherever they went, to the last one: of a bomb, any
-# will do to begin again. Stopped first, so that what forks quickly cannot outrun it.
+# will do to begin again. They are stopped until no more come, and only then killed: as long as the
+# stopped ones are there, the others find no room to fork in.
 sweep() {
-    rounds=0
-    while [ "$rounds" -lt 40 ]; do
+    rounds=0 before=
+    while [ "$rounds" -lt 60 ]; do
         found=$(carrying l "$1" | grep -vx "$$")
         [ -n "$found" ] || return 0
         kill -STOP $found 2>/dev/null
-        kill -KILL $found 2>/dev/null
+        if [ "$found" = "$before" ] || [ $((rounds % 20)) = 19 ]; then
+            kill -KILL $found 2>/dev/null
+        fi
+        before=$found
         sleep 0.02
         rounds=$((rounds + 1))
     done
@@ -55,8 +59,8 @@ sweep() {
 # behind, and what threw its environment away and with it the mark. A few services may stay; a crowd is
 # a fork bomb's, and no other command can start a process beside it.
 relieve() {
-    actions=$1 ended=${2:-} tries=0
-    while [ "$tries" -lt 20 ]; do
+    actions=$1 ended=${2:-} tries=0 before=
+    while [ "$tries" -lt 30 ]; do
         found=$(carrying L PILOTFISH_HELPER)
         if [ "$tries" = 0 ]; then
             [ "$(echo "$found" | wc -l)" -gt "$((PILOTFISH_PROCESSES / 2))" ] || return 0
@@ -67,10 +71,12 @@ relieve() {
                 sed -n 's/^PILOTFISH_ACTION=[^:]*://p')
             if [ -z "$name" ] || [ "$name" = "$ended" ] || [ -e "$actions/$name/done" ]; then left="$left $pid"; fi
         done
-        # To the last one: of a bomb, any will do to begin again.
         [ -n "$left" ] || return 0
         kill -STOP $left 2>/dev/null
-        kill -KILL $left 2>/dev/null
+        if [ "$left" = "$before" ] || [ $((tries % 10)) = 9 ]; then  # as in sweep
+            kill -KILL $left 2>/dev/null
+        fi
+        before=$left
         sleep 0.05
         tries=$((tries + 1))
     done
