@@ -55,16 +55,14 @@ sweep() {
     done
 }
 
-# Where more than half of the processes that commands may have are there: kill what ended commands left
-# behind, and what threw its environment away and with it the mark. A few services may stay; a crowd is
-# a fork bomb's, and no other command can start a process beside it.
+# Where ended commands left more than an eighth of the processes that commands may have: kill what they
+# left, and what threw its environment away and with it the mark. A few services may stay; a crowd is a
+# fork bomb's, and no other command can start a process beside it.
 relieve() {
-    actions=$1 ended=${2:-} tries=0 before=
+    actions=$1 ended=${2:-} tries=0 before= few=$((PILOTFISH_PROCESSES / 8))
     while [ "$tries" -lt 30 ]; do
         found=$(carrying L PILOTFISH_HELPER)
-        if [ "$tries" = 0 ]; then
-            [ "$(echo "$found" | wc -l)" -gt "$((PILOTFISH_PROCESSES / 2))" ] || return 0
-        fi
+        [ "$tries" -gt 0 ] || [ "$(echo "$found" | wc -l)" -gt "$few" ] || return 0
         left=
         for pid in $found; do
             name=$(tr '\0' '\n' 2>/dev/null <"/proc/$pid/environ" |
@@ -72,6 +70,7 @@ relieve() {
             if [ -z "$name" ] || [ "$name" = "$ended" ] || [ -e "$actions/$name/done" ]; then left="$left $pid"; fi
         done
         [ -n "$left" ] || return 0
+        [ "$tries" -gt 0 ] || [ "$(echo $left | wc -w)" -gt "$few" ] || return 0
         kill -STOP $left 2>/dev/null
         if [ "$left" = "$before" ] || [ $((tries % 10)) = 9 ]; then  # as in sweep
             kill -KILL $left 2>/dev/null
