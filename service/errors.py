@@ -4,6 +4,7 @@ into answers."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import structlog
@@ -63,6 +64,7 @@ class ApiError(Exception):
 
     def body_for(self, path: str) -> dict[str, Any]:
         """In the shape, and by the names, that callers of this path know."""
+        path = _SESSION.sub("", path)
         if path.startswith("/v1/messages"):
             return self.anthropic_body
         body = self.body
@@ -71,6 +73,7 @@ class ApiError(Exception):
         return body
 
 
+_SESSION = re.compile("^/sessions/[^/]+")
 _ANTHROPIC_TYPES = {
     401: "authentication_error",
     404: "not_found_error",

@@ -7,6 +7,7 @@ import asyncio
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from redis.asyncio import BlockingConnectionPool
 from redis.exceptions import RedisError
@@ -51,3 +52,14 @@ def pack(text: str) -> bytes:
 
 def unpack(packed: bytes) -> str:
     return (zlib.decompress(packed[1:]) if packed[:1] == b"z" else packed[1:]).decode()
+
+
+async def ids_behind(redis: Any, listed: str, after: str | None, limit: int) -> list[str] | None:
+    """Members of a sorted set, the highest first, behind ``after``; ``None`` where that is none of
+    them."""
+    start = 0
+    if after is not None:
+        if (rank := await redis.zrevrank(listed, after)) is None:
+            return None
+        start = int(rank) + 1
+    return [one.decode() for one in await redis.zrevrange(listed, start, start + limit - 1)]

@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from service.redis_connection import PREFIX, StateError, answering, pack, unpack
+from service.redis_connection import PREFIX, StateError, answering, ids_behind, pack, unpack
 
 SESSIONS = f"{PREFIX}sessions"
 MOST_CALLS = 10_000
@@ -112,14 +112,10 @@ class RedisSessions:
         """Summaries, the latest called first, behind the session ``after``. Raises:
         ``SessionGone``."""
         async with answering():
-            start = 0
-            if after is not None:
-                rank = await self._redis.zrevrank(SESSIONS, after)
-                if rank is None:
-                    raise SessionGone(f"there is no session {after!r} to list behind")
-                start = int(rank) + 1
-            ids = await self._redis.zrevrange(SESSIONS, start, start + limit - 1)
-        found = await self._summaries([session.decode() for session in ids])
+            ids = await ids_behind(self._redis, SESSIONS, after, limit)
+        if ids is None:
+            raise SessionGone(f"there is no session {after!r} to list behind")
+        found = await self._summaries(ids)
         return [summary for summary in found if summary is not None]
 
     async def forget(self, session: str) -> None:

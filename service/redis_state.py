@@ -40,6 +40,7 @@ from service.redis_connection import (
     PREFIX,
     StateError,
     answering,
+    ids_behind,
     pack,
     pool,
     unpack,
@@ -249,14 +250,10 @@ class RedisState:
     async def page(self, *, limit: int, after: str | None) -> list[dict[str, Any]]:
         """Summaries, newest first, behind the run ``after``."""
         async with answering():
-            start = 0
-            if after is not None:
-                rank = await self.redis.zrevrank(RUNS, after)
-                if rank is None:
-                    raise RunGone(f"there is no run {after!r} to list behind")
-                start = int(rank) + 1
-            ids = await self.redis.zrevrange(RUNS, start, start + limit - 1)
-        summaries = await self._summaries([run_id.decode() for run_id in ids])
+            ids = await ids_behind(self.redis, RUNS, after, limit)
+        if ids is None:
+            raise RunGone(f"there is no run {after!r} to list behind")
+        summaries = await self._summaries(ids)
         return [summary for summary in summaries if summary is not None]
 
     async def _summaries(self, ids: list[str]) -> list[dict[str, Any] | None]:

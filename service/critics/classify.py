@@ -107,16 +107,14 @@ class ClassifyCritic:
         self, rows: list[list[int]], session: str | None
     ) -> tuple[str, list[list[float]]]:
         """Of the session's server; where that is away, of another's."""
-        tried: set[str] = set()
-        while True:
+        for _ in self._servers:
             address, server = self._servers.of(session)
             try:
                 return address, await server.logits(rows)
-            except CriticAway:
+            except CriticAway as error:
                 self._servers.missed(address)
-                if address in tried or len(tried) + 1 == len(list(self._servers)):
-                    raise
-                tried.add(address)
+                away = error
+        raise away
 
     def _logits(self, row: dict[str, Any]) -> list[float]:
         logits = [float(logit) for logit in row["probs"]]

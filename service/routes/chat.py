@@ -25,9 +25,9 @@ from pilotfish.errors import first_wrong
 from pilotfish.strategy import Lookahead, Sampling
 from search.contracts import Policy
 from service.errors import ApiError, told
+from service.guiding import Recording, guided_step
 from service.policies.openai_endpoint import OpenAIPolicy
 from service.routes.context import Context, InContext, while_present
-from service.routes.guide import Recording, guided_step
 from service.routes.streaming import Closing, Paused
 from service.unguided import chunks_in, decided_by, put_together
 from service.wire.chat import (

@@ -18,9 +18,9 @@ from search.finished import put_scores, score_finished
 from search.selection import select
 from service.critics.all_of import all_of
 from service.errors import ApiError
+from service.guiding import Given, guided_step
 from service.redis_sessions import SessionGone
 from service.routes.context import Context, InContext, while_present
-from service.routes.guide import Given, guided_step
 
 router = APIRouter(prefix="/v1", tags=["critic"])
 

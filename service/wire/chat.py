@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pilotfish import Decision, Message
 from pilotfish.api import SESSION_ID, GuideOptions
-from service.routes.guide import Recording
+from service.guiding import Recording
 from service.sessions import Call
 
 

@@ -203,6 +203,18 @@ async def test_responses_belong_to_sessions_too(served):
     assert (await served.get("/sessions/resp/v1/models")).status_code == 200
 
 
+async def test_errors_in_a_session_have_the_shape_of_their_format(served):
+    wrong = await served.post("/sessions/s/v1/messages", json={"model": "p"})
+    assert (wrong.status_code, wrong.json()["type"]) == (400, "error")
+    wrong = await served.post("/sessions/s/v1/chat/completions", json={"model": "p"})
+    assert wrong.json()["error"]["param"] == "messages"
+    for name in ("a%20b", "x" * 201):
+        path = f"/sessions/{name}/v1/chat/completions"
+        wrong = await served.post(path, json={"model": "p", "messages": [TASK]})
+        assert wrong.status_code == 400
+        assert "session" in wrong.json()["error"]["param"]
+
+
 async def test_header_over_body_over_session_over_key_over_default(served):
     async def k(headers=None, key="plain", **ours):
         headers = {"Authorization": f"Bearer {key}", "X-Session-ID": "guided"} | (headers or {})
