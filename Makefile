@@ -30,7 +30,7 @@ test-slow: .venv/done ## Those that draw all of the demo's tasks, kill parts, or
 test-containers: .venv/done ## Those of containers, on a Podman that they install and start (as root)
 	$(PYTEST) -q -n 2 --dist loadfile -m containers
 
-test-vllm: setup ## End-to-end tests on real vLLM, started once
+test-vllm: setup .venv-scaffolds/done ## End-to-end tests on real vLLM, started once
 	$(PYTEST) -q -m vllm
 
 lint: .venv/done ## ruff, mypy, layers
@@ -64,7 +64,7 @@ lock: .venv/done ## Write the versions in .venv to requirements.lock
 	$(BIN)/pip freeze --exclude-editable | sed "s/+cpu$$//" > requirements.lock
 
 clean: ## Remove environments and whatever was built
-	rm -rf .venv .venv-vllm build demo
+	rm -rf .venv .venv-vllm .venv-scaffolds build demo
 
 .venv/done: pyproject.toml clients/python/pyproject.toml requirements.lock deploy/system.sh
 	bash deploy/system.sh $(PYTHON)
@@ -76,4 +76,13 @@ clean: ## Remove environments and whatever was built
 
 .venv-vllm/done: deploy/vllm.sh
 	bash deploy/vllm.sh $(PYTHON) .venv-vllm
+	touch $@
+
+# uv resolves these in seconds, pip in minutes; where uv cannot reach its index pip may know another.
+.venv-scaffolds/done: tests/e2e/scaffolds.txt clients/python/pyproject.toml
+	$(PYTHON) -m venv .venv-scaffolds
+	.venv-scaffolds/bin/pip install --quiet --disable-pip-version-check uv
+	.venv-scaffolds/bin/uv pip install --quiet --python .venv-scaffolds/bin/python \
+		-r $< -e clients/python || \
+		.venv-scaffolds/bin/pip install --quiet --disable-pip-version-check -r $< -e clients/python
 	touch $@

@@ -5,7 +5,8 @@ asked in one.
 |---|---|---|
 | ``pilotfish:session:{id}`` | hash | what lists show; how it is guided; counts |
 | ``pilotfish:calls:{id}`` | stream | its calls, compressed; the newest ``MOST_CALLS`` |
-| ``pilotfish:ends:{id}`` | set | digests of the histories that its calls ended with |
+| ``pilotfish:histories:{id}`` | hash | digests of the histories that its calls ended with, and that they
+  asked with; and with which the call of each ended |
 | ``pilotfish:sessions`` | sorted set | ids of sessions by the time of their last call |
 | ``pilotfish:end:{digest}`` | string | the session whose call ended with that history |
 
@@ -46,28 +47,30 @@ class RedisSessions:
 
     async def opened(
         self, session: str, digests: Sequence[str]
-    ) -> tuple[dict[str, Any] | None, str | None]:
-        """How the session is guided, if that was set, and the first of these histories that a call
-        of it ended with."""
+    ) -> tuple[dict[str, Any] | None, tuple[int, str] | None]:
+        """How the session is guided, if that was set. Of these histories the first that a call of it
+        ended or asked with: its place among them, and the ``end`` of that call."""
         async with answering(), self._redis.pipeline(transaction=False) as pipe:
             pipe.hget(_session(session), "guide")
             if digests:
-                pipe.smismember(_ends(session), list(digests))
+                pipe.hmget(_histories(session), list(digests))
             guide, *known = await pipe.execute()
-        ours = known[0] if known else []
-        base = next((d for d, is_known in zip(digests, ours, strict=False) if is_known), None)
-        return (json.loads(guide) if guide else None), base
+        ends = enumerate(known[0] if known else [])
+        found = next(((place, end.decode()) for place, end in ends if end), None)
+        return (json.loads(guide) if guide else None), found
 
     async def add(
         self, session: str, call: dict[str, Any], shown: dict[str, str], counts: dict[str, int]
     ) -> None:
-        """One call, whose ``end`` is the digest of the history that it ended with. ``shown`` is
-        what lists show of the session's last call; ``counts`` are added up."""
+        """One call, whose ``asked`` and ``end`` are the digests of the histories that it asked and
+        ended with. ``shown`` is what lists show of the session's last call; ``counts`` are added
+        up."""
         now, key = time.time(), _session(session)
         async with answering(), self._redis.pipeline(transaction=True) as pipe:
             calls = {"e": pack(json.dumps(call))}
             pipe.xadd(_calls(session), calls, maxlen=MOST_CALLS, approximate=True)
-            pipe.sadd(_ends(session), call["end"])
+            known = {call["asked"]: call["end"], call["end"]: call["end"]}
+            pipe.hset(_histories(session), mapping=known)
             pipe.set(_end(call["end"]), session, ex=self._lifetime)
             pipe.hsetnx(key, "created_at", now)
             pipe.hset(key, mapping={"last_at": now, **shown})
@@ -88,7 +91,7 @@ class RedisSessions:
     def _listed(self, pipe: Any, session: str, now: float) -> None:
         pipe.zadd(SESSIONS, {session: now})
         pipe.zremrangebyscore(SESSIONS, "-inf", now - self._lifetime)
-        for key in (SESSIONS, _session(session), _calls(session), _ends(session)):
+        for key in (SESSIONS, _session(session), _calls(session), _histories(session)):
             pipe.expire(key, self._lifetime)
 
     async def calls(self, session: str) -> list[dict[str, Any]]:
@@ -121,7 +124,7 @@ class RedisSessions:
     async def forget(self, session: str) -> None:
         """Raises: ``SessionGone``."""
         async with answering(), self._redis.pipeline(transaction=True) as pipe:
-            pipe.delete(_session(session), _calls(session), _ends(session))
+            pipe.delete(_session(session), _calls(session), _histories(session))
             pipe.zrem(SESSIONS, session)
             removed, _ = await pipe.execute()
         if not removed:
@@ -143,8 +146,8 @@ def _calls(session: str) -> str:
     return f"{PREFIX}calls:{session}"
 
 
-def _ends(session: str) -> str:
-    return f"{PREFIX}ends:{session}"
+def _histories(session: str) -> str:
+    return f"{PREFIX}histories:{session}"
 
 
 def _end(digest: str) -> str:

@@ -5,6 +5,9 @@ An agent sends its whole history with every call. A history is known again by a 
 message by message, so that of each call only what is new is kept, beside the digest of the history
 that it goes on from. The calls of a session thus form a tree; its trajectory is the longest way
 through it. A call that names no session belongs to the one that gave its last agent turn.
+
+Some agents do not send back what they were answered but words of their own for it. In a session that
+is named, a history goes on from a call that asked with its beginning, too.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import structlog
@@ -43,6 +47,8 @@ class Call:
     """Digest of the history that it goes on from; empty for one that begins anew."""
     new: list[Message]
     """What came since."""
+    instead: int
+    """How many of these the agent put in the place of what it was answered."""
     digest: str
     """Of the history that was sent."""
 
@@ -57,19 +63,24 @@ class Sessions:
         """What is known of a call that sends this history."""
         digests = chain(messages)
         turns = [i for i, message in enumerate(messages) if message.role == "assistant"]
-        ends = [digests[i] for i in reversed(turns[-LOOKED_BACK:])]
-        guide, base = None, None
+        turns = turns[: -LOOKED_BACK - 1 : -1]
+        ends = [digests[i] for i in turns]
+        # what a turn answered is looked for behind the turn itself
+        places = [place for i in turns for place in (i, i - 1) if place >= 0]
+        guide, found = None, None
         try:
             session = session or await self.state.session_of(ends) or uuid.uuid4().hex
-            guide, base = await self.state.opened(session, ends)
+            guide, found = await self.state.opened(session, [digests[i] for i in places])
         except StateError as error:
             log.warning("session not read", session=session, error=str(error))
-        since = digests.index(base) + 1 if base is not None else 0
+        place, base = (places[found[0]], found[1]) if found else (-1, "")
+        new = list(messages[place + 1 :])
         return Call(
             session=session or uuid.uuid4().hex,
             guide=guide or {},
-            base=base or "",
-            new=list(messages[since:]),
+            base=base,
+            new=new,
+            instead=_leading_turns(new) if found and base != digests[place] else 0,
             digest=digests[-1] if digests else "",
         )
 
@@ -80,6 +91,8 @@ class Sessions:
         kept = {
             "at": time.time(),
             "base": call.base,
+            "asked": call.digest,
+            "instead": call.instead,
             "end": _next(call.digest, decision.message),
             "messages": [message.wire() for message in call.new],
             "model": model,
@@ -133,7 +146,10 @@ def trajectory_of(session: str, calls: Sequence[dict[str, Any]]) -> Trajectory:
         path.append(by_end[last])
         last = by_end[last]["base"]
     path.reverse()
-    messages = [[Message.model_validate(m) for m in call["messages"]] for call in path]
+    messages = [
+        [Message.model_validate(m) for m in call["messages"][call.get("instead", 0) :]]
+        for call in path
+    ]
     steps = [Step(decision=Decision.model_validate(call["decision"])) for call in path]
     for step, replies in zip(steps, messages[1:], strict=False):
         step.replies = replies
@@ -147,6 +163,10 @@ def trajectory_of(session: str, calls: Sequence[dict[str, Any]]) -> Trajectory:
         started_at=path[0]["at"] if path else 0.0,
         seconds=path[-1]["at"] - path[0]["at"] if path else 0.0,
     )
+
+
+def _leading_turns(messages: Sequence[Message]) -> int:
+    return len(list(takewhile(lambda message: message.role == "assistant", messages)))
 
 
 def _next(before: str, message: Message) -> str:

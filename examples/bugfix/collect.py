@@ -165,9 +165,13 @@ async def _main(options: argparse.Namespace) -> None:
     print(dict(statuses))
 
 
-POLICY_ARGUMENTS = ["--max-num-seqs", "64", "--stream-interval", "16"]
+POLICY_ARGUMENTS = [
+    *("--max-num-seqs", "64", "--stream-interval", "16", "--enable-auto-tool-choice"),
+    *("--tool-parser-plugin", str(Path(__file__).with_name("vllm_tools.py"))),
+    *("--tool-call-parser", "fenced"),
+]
 """Chunks of a stream come every 16 tokens: fewer of them leave the cores to the models. (A pooling
-server ends with an assertion when it is given that.)"""
+server ends with an assertion when it is given that.) Callers who give tools get their calls."""
 
 
 def main() -> None:

@@ -21,10 +21,20 @@ VOCABULARY = 2048
 CONTEXT = 2048
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{{ '<|im_start|>' + ('user' if message['role'] == 'tool' else message['role']) + '\n' }}"
+    "{{ message['content'] or '' }}"
+    "{% for call in message['tool_calls'] or [] %}"
+    "{% set given = call['function']['arguments'] %}"
+    "{{ '\n```bash\n' if message['content'] else '```bash\n' }}"
+    "{{ given if given is string else (given.values() | list | first) }}"
+    "{{ '\n```' }}"
+    "{% endfor %}"
+    "{{ '<|im_end|>\n' }}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+"""A call of a tool is the command in a fence that the policy learned, whatever the tool's name, and what
+a tool gives is a user's message: so agents with tools can have this policy (``vllm_tools.py``)."""
 _FRAMES = (
     "\n```bash\n",
     "```bash\n",

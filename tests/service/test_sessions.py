@@ -149,6 +149,24 @@ async def test_arguments_of_tools_may_be_written_anew(served):
     assert agent.session == first
 
 
+async def test_an_agent_that_words_its_turns_anew_is_known_where_it_names_its_session(served):
+    agent = Agent(served, path="/sessions/worded")
+    for number in range(3):
+        await agent.step(f"saw {number}")
+        agent.history[-2] = {"role": "assistant", "content": f"I called tool {number}."}
+    kept = await trajectory(served, "worded")
+    assert [s["decision"]["candidates"][1]["message"]["content"] for s in kept["steps"]] == [
+        "aaaa"
+    ] * 3
+    assert [[m["content"] for m in s["replies"]] for s in kept["steps"]] == [
+        ["saw 0"],
+        ["saw 1"],
+        [],
+    ]
+    known = await served.context.state.redis.hlen("pilotfish:histories:worded")
+    assert known == 6  # two a call, however long the history
+
+
 async def test_of_an_agent_that_went_back_the_longest_way_is_kept(served):
     agent = Agent(served, headers={"X-Session-ID": "back"})
     await agent.step("one")

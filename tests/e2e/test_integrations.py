@@ -1,0 +1,220 @@
+"""Unmodified scaffolds over the wire, as docs/integrations has them: guided by real critic and policy,
+and what each received is what was chosen."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+
+from tests.e2e.scaffold import (
+    OUT_OF_TURNS,
+    ROOT,
+    SERVICE,
+    Project,
+    blocks,
+    bugs,
+    said,
+    sessions,
+    spoken,
+    trajectories,
+)
+
+pytestmark = pytest.mark.vllm
+
+SHOW = {
+    "openai": """
+turns = [m for m in messages if not isinstance(m, dict)]
+shown = [[t.content, *(c.function.arguments for c in t.tool_calls or [])] for t in turns]
+""",
+    "anthropic": """
+turns = [m["content"] for m in messages if m["role"] == "assistant"]
+shown = [[b.text if b.type == "text" else b.input for b in blocks] for blocks in turns]
+""",
+    "openai-agents": """
+items = result.to_input_list()
+shown = [
+    [i["arguments"]] if i.get("type") == "function_call" else [c["text"] for c in i["content"]]
+    for i in items if i.get("type") == "function_call" or i.get("role") == "assistant"
+]
+""",
+    "pydantic-ai": """
+parts = [part for m in result.all_messages() if m.kind == "response" for part in m.parts]
+shown = [[p.content if p.part_kind == "text" else p.args_as_json_str()] for p in parts]
+""",
+    "smolagents": """
+turns = [s.model_output_message for s in agent.memory.steps if hasattr(s, "model_output_message")]
+shown = [[t.content, *(c.function.arguments for c in t.tool_calls or [])] for t in turns]
+""",
+    "langgraph": """
+turns = [m for m in state["messages"] if m.type == "ai"]
+shown = [[t.text, *(c["args"] for c in t.tool_calls)] for t in turns]
+""",
+    "inspect": """
+turns = [m for m in log.samples[0].messages if m.role == "assistant"]
+shown = [[t.text, *(c.arguments for c in t.tool_calls or [])] for t in turns]
+""",
+}
+"""After a page's example: the agent turns that the scaffold holds, as it holds them."""
+DUMP = """
+import json
+print(json.dumps(shown))
+"""
+
+
+def guided(trajectory, k=4):
+    """Every step had K candidates with their Q, and the best of them was chosen."""
+    assert trajectory.steps
+    for step in trajectory.steps:
+        decision = step.decision
+        assert not decision.degraded
+        assert len(decision.candidates) == k
+        scores = [c.q for c in decision.candidates]
+        assert all(q is not None and 0 <= q <= 1 for q in scores)
+        assert decision.winner.q == max(scores)
+
+
+def run_until_it_submits(page, code, stack_url, tmp_path):
+    """The example on one bug after the other, until the policy has not run out of turns."""
+    for problem in bugs(5):
+        known = sessions(stack_url)
+        project = Project(tmp_path / f"bug-{problem.number}", problem, stack_url)
+        done = project.python(code)
+        if done.returncode == 0:
+            return done.stdout, trajectories(stack_url, known)
+        assert any(name in done.stderr for name in OUT_OF_TURNS), done.stderr
+    raise AssertionError(f"{page}: the policy submitted on none of 5 bugs")
+
+
+@pytest.mark.parametrize("page", SHOW)
+def test_an_agent_is_guided_and_gets_what_was_chosen(page, stack_url, tmp_path):
+    code = blocks(page, "python")[0] + SHOW[page] + DUMP
+    out, [trajectory] = run_until_it_submits(page, code, stack_url, tmp_path)
+    guided(trajectory)
+    received = spoken(json.loads(out.splitlines()[-1]))
+    assert received == said(trajectory)
+    assert any(isinstance(part, dict) for part in received)  # calls of tools, not only text
+
+
+def test_litellm_gets_what_was_chosen_at_once_and_streamed(stack_url, tmp_path):
+    [code] = blocks("litellm", "python")
+    out, [whole, streamed] = run_until_it_submits("litellm", code, stack_url, tmp_path)
+    guided(whole)
+    guided(streamed, k=2)
+    assert [part for t in (whole, streamed) for part in said(t)] == [
+        part.strip() for part in split_answers(out)
+    ]
+
+
+def split_answers(out):
+    """Two printed answers, each of which ends with its fence."""
+    first, fence, rest = out.partition("\n```\n")
+    return [first + fence, rest]
+
+
+@pytest.fixture
+def mini(stack_url, tmp_path):
+    """A project with what docs/integrations/mini-swe-agent.md takes as given."""
+    project = Project(tmp_path / "project", next(bugs(1)), stack_url)
+    [config] = blocks("mini-swe-agent", "yaml")
+    (project.folder / "pilotfish.yaml").write_text(config.replace(SERVICE, stack_url))
+    (project.folder / "bugfix.yaml").write_text((ROOT / "examples/bugfix/mini.yaml").read_text())
+    return project
+
+
+def commands(name):
+    lines = "\n".join(blocks("mini-swe-agent", "bash")).splitlines()
+    return [line for line in lines if line.startswith(name)]
+
+
+def turns_of(file):
+    turns = [m for m in json.loads(file.read_text())["messages"] if m["role"] == "assistant"]
+    assert turns
+    return turns
+
+
+def received(turns):
+    return spoken(
+        [t["content"], *(c["function"]["arguments"] for c in t.get("tool_calls") or [])]
+        for t in turns
+    )
+
+
+def test_mini_is_guided_on_one_task(mini, stack_url):
+    known = sessions(stack_url)
+    done = mini.run(["bash", "-c", commands("mini ")[0]])
+    assert done.returncode == 0, done.stderr
+    [trajectory] = trajectories(stack_url, known)
+    guided(trajectory)
+    turns = turns_of(mini.folder / "fixed.traj.json")
+    assert received(turns) == said(trajectory)
+    told = [turn["extra"]["response"]["pilotfish"]["q"] for turn in turns]
+    assert told == [step.decision.winner.q for step in trajectory.steps]
+
+
+def test_minis_batch_runner_is_guided(mini, stack_url):
+    problems = list(bugs(2))
+    rows = [
+        {
+            "instance_id": f"bug-{problem.number}",
+            "problem_statement": problem.statement,
+            "setup": " && ".join(
+                f"printf %s {shlex.quote(text)} > {name}" for name, text in problem.files.items()
+            ),
+        }
+        for problem in problems
+    ]
+    (mini.folder / "tasks").mkdir()
+    (mini.folder / "tasks" / "test.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    own = ["environment.cwd=", "run.env_startup_command={{setup}}"]  # instead of images
+    known = sessions(stack_url)
+    [command] = commands("mini-extra swebench")
+    done = mini.run(["bash", "-c", command + "".join(f" -c {shlex.quote(c)}" for c in own)])
+    assert done.returncode == 0, done.stderr
+    predictions = json.loads((mini.folder / "attempts" / "preds.json").read_text())
+    assert set(predictions) == {row["instance_id"] for row in rows}
+    chosen = sorted(map(str, (said(t) for t in trajectories(stack_url, known))))
+    files = sorted((mini.folder / "attempts").glob("*/*.traj.json"))
+    assert sorted(str(received(turns_of(file))) for file in files) == chosen
+    assert len(chosen) == 2
+
+
+def test_minis_model_of_ours_keeps_every_candidate(mini, stack_url):
+    known = sessions(stack_url)
+    line = commands("mini ")[1]
+    done = mini.run(["bash", "-c", f"export PILOTFISH_URL={stack_url} PILOTFISH_KEY=sk-1; {line}"])
+    assert done.returncode == 0, done.stderr
+    [trajectory] = trajectories(stack_url, known)
+    guided(trajectory, k=2)
+    turns = turns_of(mini.folder / "candidates.traj.json")
+    for turn, step in zip(turns, trajectory.steps, strict=True):
+        told = turn["extra"]["pilotfish"]
+        assert [c["q"] for c in told["candidates"]] == [c.q for c in step.decision.candidates]
+        assert told["session"] == trajectory.id
+        assert received([turn]) == spoken([[step.decision.message.text, *arguments(step)]])
+    assert "sk-1" not in (mini.folder / "candidates.traj.json").read_text()
+
+
+def arguments(step):
+    return [c["function"]["arguments"] for c in step.decision.message.tool_calls or []]
+
+
+def test_inspects_solver_of_ours_tells_decisions_and_selects_an_epoch(stack_url, tmp_path):
+    code = blocks("inspect", "python")[1]
+    project = Project(tmp_path / "project", next(bugs(1)), stack_url)
+    known = sessions(stack_url)
+    done = project.python(code)
+    assert done.returncode == 0, done.stderr
+    runs = trajectories(stack_url, known)
+    assert len(runs) == 2
+    *epochs, chosen = done.stdout.splitlines()
+    told = sorted(json.loads(line.split(" ", 1)[1]) for line in epochs)
+    assert told == sorted([step.decision.winner.q for step in t.steps] for t in runs)
+    best = max(runs, key=lambda t: t.last_q)
+    [number] = [
+        line.split(" ", 1)[0]
+        for line in epochs
+        if json.loads(line.split(" ", 1)[1]) == [s.decision.winner.q for s in best.steps]
+    ]
+    assert chosen == f"{{'queue': {number}}}"
