@@ -37,6 +37,7 @@ lint: .venv/done ## ruff, mypy, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	for version in 3.10 3.14; do $(BIN)/mypy --python-version $$version -p pilotfish; done
 	PYTHONPATH=.:clients/python $(BIN)/lint-imports --no-cache
 
 experiment: setup ## Measure both operators on all held-out tasks (two hours on two cores; resumable)

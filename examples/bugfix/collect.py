@@ -98,8 +98,7 @@ async def collect(
         async def one(place: int, task: Task) -> None:
             async with permits:
                 seeded = plan.model_copy(update={"seed": (plan.seed or 0) * 1_000_003 + place})
-                options = {} if critic is None else {"critic": critic}
-                run = await client.run(task, seeded, **options)
+                run = await client.run(task, seeded, critic=critic)
                 trajectories = await client.trajectories(run.id)
             if reason := _lost(trajectories):
                 lost.append(reason)

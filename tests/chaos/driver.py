@@ -156,7 +156,7 @@ class World:
                 part = Part(name, command, self.folder, env)
                 self.parts[name] = await stack.enter_async_context(part)
             url = f"http://127.0.0.1:{self.ports['api']}"
-            client = AsyncPilotfish(url, timeout=20, retries=8)
+            client = AsyncPilotfish(url, timeout=20, max_retries=8)
             await stack.enter_async_context(client)
             await self._ready(client)
             yield client

@@ -14,15 +14,19 @@ from starlette.routing import Route
 
 from pilotfish import AsyncPilotfish, Lookahead, Pilotfish, Selection, Strategy
 from pilotfish.errors import (
+    ApiStatusError,
     AuthenticationFailed,
     BadRequest,
+    Conflict,
     ConnectionFailed,
     NotFound,
     Overloaded,
+    PermissionDenied,
     RequestTimeout,
     ServerFailed,
     TooLarge,
     UnexpectedAnswer,
+    Unprocessable,
 )
 from search.fakes import FakeSandboxes
 from tests.clients.conftest import TASK
@@ -56,9 +60,11 @@ class Troubled:
     def __init__(self):
         self.answers = []
         self.calls = 0
+        self.keys = []
 
     async def answer(self, request):
         self.calls += 1
+        self.keys.append(request.headers.get("idempotency-key"))
         answer = self.answers[min(self.calls, len(self.answers)) - 1]
         if answer is None:
             await asyncio.sleep(60)
@@ -79,15 +85,17 @@ def error(status, **fields):
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(400, BadRequest), (401, AuthenticationFailed), (404, NotFound), (413, TooLarge),
-     (422, BadRequest), (429, Overloaded), (500, ServerFailed), (502, ServerFailed)],
+    [(400, BadRequest), (401, AuthenticationFailed), (403, PermissionDenied), (404, NotFound),
+     (409, Conflict), (413, TooLarge), (422, Unprocessable), (429, Overloaded),
+     (500, ServerFailed), (502, ServerFailed)],
 )  # fmt: skip
 async def test_every_kind_of_failure_has_its_exception(troubled, status, kind):
     url, service = troubled
     service.answers = [error(status)]
-    async with AsyncPilotfish(url, retries=0) as client:
-        with pytest.raises(kind, match="m") as caught:
+    async with AsyncPilotfish(url, max_retries=0) as client:
+        with pytest.raises(ApiStatusError, match="m") as caught:
             await client.get_run("x")
+    assert type(caught.value) is kind
     assert (caught.value.status, caught.value.code, caught.value.param) == (status, "c", "p")
 
 
@@ -103,10 +111,36 @@ async def test_what_changes_nothing_is_tried_again_and_what_does_is_not(troubled
     assert service.calls == 1
 
 
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+async def test_trouble_that_may_pass_is_asked_twice_more_and_a_wrong_request_once(troubled, status):
+    url, service = troubled
+    service.answers = [error(status)]
+    async with AsyncPilotfish(url) as client:
+        with pytest.raises(ApiStatusError):
+            await client.get_run("x")
+        assert service.calls == 3
+        service.answers, service.calls = [error(409)], 0
+        with pytest.raises(Conflict):
+            await client.pause_run("x")
+        assert service.calls == 1
+
+
+async def test_a_run_with_an_idempotency_key_is_asked_for_again(troubled):
+    url, service = troubled
+    service.answers = [error(503)]
+    async with AsyncPilotfish(url, max_retries=1) as client:
+        with pytest.raises(ServerFailed):
+            await client.create_run(TASK, idempotency_key="once")
+        with pytest.raises(ServerFailed):
+            await client.with_options(idempotency_key="again").create_run(TASK)
+    assert service.calls == 4
+    assert service.keys == ["once", "once", "again", "again"]
+
+
 async def test_an_answer_that_is_not_json_is_still_an_error_of_its_kind(troubled):
     url, service = troubled
     service.answers = [PlainTextResponse("bad gateway", 502)]
-    async with AsyncPilotfish(url, retries=0) as client:
+    async with AsyncPilotfish(url, max_retries=0) as client:
         with pytest.raises(ServerFailed, match="the service answers 502"):
             await client.get_run("x")
 
@@ -136,7 +170,7 @@ async def test_no_answer_and_no_service_are_told_apart(troubled):
     async with AsyncPilotfish(url, timeout=0.2) as client:
         with pytest.raises(RequestTimeout):
             await client.get_run("x")
-    async with AsyncPilotfish("http://127.0.0.1:9", retries=0) as client:
+    async with AsyncPilotfish("http://127.0.0.1:9", max_retries=0) as client:
         with pytest.raises(ConnectionFailed, match="Is the service up"):
             await client.get_run("x")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from functools import partial
 
 import httpx
@@ -16,6 +18,7 @@ from pilotfish.errors import (
     ConnectionFailed,
     NotFound,
     PilotfishError,
+    RequestTimeout,
     ServerFailed,
     UnexpectedAnswer,
 )
@@ -152,7 +155,7 @@ async def test_a_silent_stream_is_broken_whatever_a_request_may_take(asking):
 
 @pytest.mark.parametrize("method", ["events", "wait"])
 async def test_following_ends_when_patience_does(asking, method):
-    error, service = await asking([REFUSED], method, "r1", patience=0.5, retries=0)
+    error, service = await asking([REFUSED], method, "r1", patience=0.5, max_retries=0)
     assert isinstance(error, ConnectionFailed)
     assert service.times[-1] - service.times[0] >= 0.5
     assert 2 <= len(service.requests) <= 6  # with waits, that grow
@@ -160,7 +163,7 @@ async def test_following_ends_when_patience_does(asking, method):
 
 async def test_patience_begins_anew_when_something_is_heard(asking):
     answers = [REFUSED, REFUSED, stream(event(1), BROKEN), REFUSED, WHOLE]
-    events, service = await asking(answers, "events", "r1", patience=1.0, retries=0)
+    events, service = await asking(answers, "events", "r1", patience=1.0, max_retries=0)
     assert ids(events)[-1] == "3-0"
     assert service.times[-1] - service.times[0] > 1.0
 
@@ -188,7 +191,7 @@ async def test_what_does_not_pass_is_raised_at_once(asking, answer, kind):
 
 async def test_waiting_outlasts_a_restart_also_at_its_begin_and_end(asking):
     answers = [REFUSED, RUNNING, WHOLE, REFUSED, trouble(502), ENDED]
-    ended, _ = await asking(answers, "wait", "r1", retries=0)
+    ended, _ = await asking(answers, "wait", "r1", max_retries=0)
     assert ended.status == "succeeded"
 
 
@@ -204,7 +207,7 @@ async def test_a_run_that_ended_without_a_journal_has_no_events(asking):
 
 
 async def test_a_run_whose_service_is_lost_is_named_and_goes_on(asking):
-    settings = {"patience": 0.2, "retries": 0}
+    settings = {"patience": 0.2, "max_retries": 0}
     error, service = await asking([QUEUED, QUEUED, REFUSED], "run", TASK, **settings)
     assert isinstance(error, ConnectionFailed)
     assert error.run_id == "r1"
@@ -215,7 +218,7 @@ async def test_a_run_whose_service_is_lost_is_named_and_goes_on(asking):
 @pytest.mark.parametrize("answer", [run("cancelling"), REFUSED, trouble(500)])
 async def test_a_caller_that_gives_up_cancels_its_run_and_gets_its_own_exception(asking, answer):
     answers = [QUEUED, asking.giving_up, answer]
-    error, service = await asking(answers, "run", TASK, retries=0)
+    error, service = await asking(answers, "run", TASK, max_retries=0)
     assert type(error) is type(asking.giving_up)
     assert service.asked[2:] == ["POST /v1/runs/r1/cancel"]
 
@@ -225,6 +228,30 @@ async def test_the_service_says_how_long_to_wait(asking):
     for method, last in (("get_run", ENDED), ("events", WHOLE)):
         _, service = await asking([busy, last], method, "r1")
         assert 1.0 <= service.times[1] - service.times[0] < 10
+
+
+async def test_the_service_may_say_until_when_to_wait(asking):
+    until = datetime.now(UTC) + timedelta(seconds=2)
+    busy = trouble(503, **{"Retry-After": format_datetime(until, usegmt=True)})
+    ended, service = await asking([busy, ENDED], "get_run", "r1")
+    assert ended.status == "succeeded"
+    assert 0.9 <= service.times[1] - service.times[0] < 10
+
+
+@pytest.mark.parametrize("lost", [BROKEN, httpx.RemoteProtocolError("closed"), REFUSED])
+async def test_a_call_whose_connection_is_lost_is_made_again_if_it_may_be(asking, lost):
+    ended, _ = await asking([lost, ENDED], "get_run", "r1")
+    assert ended.status == "succeeded"
+    for method, words in (("create_run", [TASK]), ("delete_session", ["s1"])):
+        error, service = await asking([lost], method, *words)
+        assert isinstance(error, ConnectionFailed)
+        assert len(service.requests) == 1
+
+
+async def test_an_answer_that_does_not_come_in_time_is_not_asked_for_again(asking):
+    error, service = await asking([httpx.ReadTimeout("late")], "get_run", "r1")
+    assert isinstance(error, RequestTimeout)
+    assert len(service.requests) == 1
 
 
 @pytest.mark.parametrize("told", ["soon", "²", "", "-5"])

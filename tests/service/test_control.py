@@ -66,7 +66,7 @@ def world(redis_url):
 @pytest.fixture
 async def client(world):
     app = world.process()
-    async with serving(app) as url, AsyncPilotfish(url, retries=0) as client:
+    async with serving(app) as url, AsyncPilotfish(url, max_retries=0) as client:
         world.equip(app)
         client.app = app
         yield client

@@ -214,7 +214,7 @@ async def test_it_steers_and_selects_by_configuration_alone(kind, endpoint, chec
             "redis_url": redis_url,
         }
     )
-    async with serving(create_app(settings)) as url, AsyncPilotfish(url, retries=0) as client:
+    async with serving(create_app(settings)) as url, AsyncPilotfish(url, max_retries=0) as client:
         decision = (await client.lookahead(STATE, critic=kind)).decision
         assert decision.reason == "argmax"
         qs = [candidate.q for candidate in decision.candidates if candidate.q is not None]

@@ -36,7 +36,7 @@ async def service(redis_url):
         keepalive=0.05,
     )
     app = create_app(settings)
-    async with serving(app) as url, AsyncPilotfish(url, retries=0) as client:
+    async with serving(app) as url, AsyncPilotfish(url, max_retries=0) as client:
         parts = app.state.context.parts
         parts.policies["p"] = FakePolicy(TURNS, name="p")
         parts.critics["c"] = FakeCritic(lambda s, a: 0.9 if "pwd" in a.text else 0.4, name="c")

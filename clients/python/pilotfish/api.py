@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
 
 from pilotfish.messages import Message
 from pilotfish.strategy import Lookahead, Pick, Rule, Strategy
@@ -23,6 +24,18 @@ FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
 
 class _Wire(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+
+Item = TypeVar("Item")
+
+
+class Page(_Wire, Generic[Item]):
+    """One page of a list."""
+
+    object: Literal["list"] = "list"
+    data: list[Item]
+    next: str | None = None
+    """Give it as ``after`` for the next page."""
 
 
 def _is_turn(message: Message) -> Message:
@@ -158,13 +171,8 @@ class RunView(_Wire):
     usage: Usage = Field(default_factory=Usage)
 
 
-class RunList(_Wire):
+class RunList(Page[RunView]):
     """``GET /v1/runs``: newest first."""
-
-    object: Literal["list"] = "list"
-    data: list[RunView]
-    next: str | None = None
-    """Give it as ``after`` for the next page."""
 
 
 class GuideOptions(BaseModel):
@@ -207,13 +215,8 @@ class SessionView(_Wire):
     """How its calls are guided that do not say it; ``null`` where that was never set."""
 
 
-class SessionList(_Wire):
+class SessionList(Page[SessionView]):
     """``GET /v1/sessions``: the latest called first."""
-
-    object: Literal["list"] = "list"
-    data: list[SessionView]
-    next: str | None = None
-    """Give it as ``after`` for the next page."""
 
 
 class Event(BaseModel):

@@ -117,7 +117,7 @@ def run(
     client: Pilotfish = context.obj
     plan = plan_of(strategy, k, n, tokens, max_tokens, seconds, until_submitted, seed)
     options = {"model": model, "critic": critic, "sandbox": sandbox}
-    given = {name: value for name, value in options.items() if value is not None}
+    given: Any = {name: value for name, value in options.items() if value is not None}
     asked = valid(Task, json_of(task), str(task))
     if out is not None:
         _check_writable(out)
@@ -219,7 +219,7 @@ def list_runs(
 ) -> None:
     """Runs, newest first."""
     client: Pilotfish = context.obj
-    found = [run for run, _ in zip(client.list_runs(), range(limit), strict=False)]
+    found = list(client.list_runs(limit=limit))
     if as_json:
         print(json.dumps([json.loads(run.model_dump_json()) for run in found]))
         return
@@ -315,7 +315,7 @@ def list_sessions(
 ) -> None:
     """Sessions, the latest called first."""
     client: Pilotfish = context.obj
-    found = [one for one, _ in zip(client.list_sessions(), range(limit), strict=False)]
+    found = list(client.list_sessions(limit=limit))
     if as_json:
         print(json.dumps([json.loads(one.model_dump_json()) for one in found]))
         return

@@ -1,333 +1,112 @@
 """The SDK: ``Pilotfish`` and ``AsyncPilotfish``. Knows the routes, and nothing of what they do.
 
-Both speak through the same request builders, so that a route is written once. Calls that change
-nothing are tried again when the service cannot be reached or is overloaded; making a run is not,
-since it might be made twice. A run that was made goes on without its caller: following one
-outlasts a restart of the service.
+Both send what ``calls`` builds, so that a route is written once. Calls that may be repeated are
+tried again when the service cannot be reached or is in trouble; making a run is not, unless it has
+an idempotency key, since it might be made twice. A run that was made goes on without its caller:
+following one outlasts a restart of the service.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import copy
 import os
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, closing, contextmanager, suppress
 from types import TracebackType
-from typing import Any, TypeVar
-from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, ValidationError
+from typing_extensions import Self, Unpack
 
+from pilotfish import calls
+from pilotfish.answers import EventLines, TrajectoryLines, checked, parsed
 from pilotfish.api import (
     FINAL_STATUSES,
     Event,
-    GuideOptions,
-    LookaheadRequest,
+    Item,
     LookaheadResponse,
     RunList,
-    RunRequest,
     RunView,
-    ScoreRequest,
     ScoreResponse,
-    SelectionRequest,
     SelectionResponse,
     SessionList,
     SessionView,
 )
-from pilotfish.errors import (
-    ApiStatusError,
-    BadRequest,
-    ConnectionFailed,
-    PilotfishError,
-    RequestTimeout,
-    UnexpectedAnswer,
-    error_of,
-    first_wrong,
+from pilotfish.calls import (
+    Call,
+    LookaheadOptions,
+    Messages,
+    RunOptions,
+    ScoreOptions,
+    SelectionOptions,
+    SessionGuide,
 )
-from pilotfish.messages import Message
+from pilotfish.errors import ConnectionFailed, PilotfishError
+from pilotfish.options import ClientOptions, MoreOptions, Options
+from pilotfish.paging import Pages
+from pilotfish.retries import Attempts, Patience, failure
 from pilotfish.strategy import Lookahead, Strategy
 from pilotfish.task import Task
 from pilotfish.trajectory import Trajectory
 
-Reply = TypeVar("Reply", bound=BaseModel)
-Messages = Sequence[Message | dict[str, Any]]
-
 DEFAULT_URL = "http://127.0.0.1:8700"
-_RETRIED = (429, 502, 503, 504)
-_SILENCE = 30.0
-"""Seconds until a stream of events that says nothing is broken; the service speaks every 4."""
 
 
-class _Call:
-    """One request: what is the same for both clients."""
+class _Client:
+    """What is the same for both clients."""
 
-    def __init__(
-        self,
-        method: str,
-        path: str,
-        body: BaseModel | None = None,
-        *,
-        retry: bool = True,
-        key: str | None = None,
-        **query: Any,
-    ) -> None:
-        self.method, self.path, self.retry = method, path, retry
-        self.query = {name: value for name, value in query.items() if value is not None}
-        self.content = None if body is None else _encoded(body)
-        self.headers = {} if body is None else {"Content-Type": "application/json"}
-        if key is not None:
-            self.headers["Idempotency-Key"] = _sendable(key, "idempotency_key")
+    _http: httpx.Client | httpx.AsyncClient
 
+    def __init__(self, url: str | None, key: str | None, options: MoreOptions) -> None:
+        self.url = (url or os.environ.get("PILOTFISH_URL") or DEFAULT_URL).rstrip("/")
+        self._options = Options(key=key or os.environ.get("PILOTFISH_KEY")).changed(options)
+        try:
+            self._base = httpx.URL(self.url)
+        except httpx.InvalidURL as error:
+            raise ConnectionFailed(
+                f"cannot reach {self.url}: {error}. Set PILOTFISH_URL"
+            ) from error
 
-def _lookahead(
-    messages: Messages,
-    lookahead: Lookahead | None,
-    candidates: Messages | None,
-    options: dict[str, Any],
-) -> _Call:
-    given = {} if lookahead is None else {"lookahead": lookahead}
-    chosen = {} if candidates is None else {"candidates": candidates}
-    body = _body(LookaheadRequest, {"messages": messages, **given, **chosen, **options})
-    return _Call("POST", "/v1/lookahead", body)
+    def with_options(self, **options: Unpack[ClientOptions]) -> Self:
+        """A client that is the same but for these. It shares the connections of this one, and
+        closing either closes them for both. Raises: ``BadRequest`` for what cannot be sent."""
+        copied = copy.copy(self)
+        copied._options = self._options.changed(options)
+        return copied
 
-
-def _score(messages: Messages, candidates: Messages | None, options: dict[str, Any]) -> _Call:
-    chosen = {} if candidates is None else {"candidates": candidates}
-    body = _body(ScoreRequest, {"messages": messages, **chosen, **options})
-    return _Call("POST", "/v1/score", body)
+    def _request(self, call: Call, timeout: httpx.Timeout) -> httpx.Request:
+        return self._http.build_request(
+            call.method,
+            call.path,
+            content=call.content,
+            headers=self._options.headers_of(call),
+            params=call.query,
+            timeout=timeout,
+        )
 
 
-def _select(trajectories: Sequence[Trajectory], options: dict[str, Any]) -> _Call:
-    given = {"trajectories": trajectories} if trajectories else {}
-    body = _body(SelectionRequest, {**given, **options})
-    return _Call("POST", "/v1/selections", body)
+class Pilotfish(_Client):
+    """A synchronous client.
 
-
-def _guide(session: str, options: dict[str, Any]) -> _Call:
-    return _Call("PUT", _session(session), _body(GuideOptions, options))
-
-
-def _create(
-    task: Task, strategy: Strategy | None, key: str | None, options: dict[str, Any]
-) -> _Call:
-    given = {} if strategy is None else {"strategy": strategy}
-    body = _body(RunRequest, {"task": task, **given, **options})
-    return _Call("POST", "/v1/runs", body, retry=key is not None, key=key)
-
-
-def _show(run_id: str, trajectories: bool) -> _Call:
-    return _Call("GET", _run(run_id), trajectories=None if trajectories else "false")
-
-
-def _body(kind: type[Reply], fields: dict[str, Any]) -> Reply:
-    """A request, checked before it is sent."""
-    try:
-        return kind.model_validate(fields)
-    except ValidationError as error:
-        where, told = first_wrong(error.errors())
-        raise BadRequest(told, status=400, param=where or None) from error
-
-
-def _encoded(body: BaseModel) -> bytes:
-    try:
-        fields = body.model_dump(mode="json", exclude_unset=True)
-        return json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"the request cannot be written as JSON: {error}", status=400) from error
-
-
-def _run(run_id: str, *parts: object) -> str:
-    return _path("/v1/runs", "run", run_id, *parts)
-
-
-def _session(session: str, *parts: object) -> str:
-    return _path("/v1/sessions", "session", session, *parts)
-
-
-def _path(root: str, kind: str, name: str, *parts: object) -> str:
-    """The path of one, or of a part of it; quoted, so that what is no id is just not found."""
-    if not name:
-        raise BadRequest(f"the {kind}'s id is empty; give one", status=400, param=f"{kind}_id")
-    words = [quote(str(part), safe="", errors="backslashreplace") for part in (name, *parts)]
-    return "/".join([root, *words]).replace(".", "%2E")  # else httpx resolves ".."
-
-
-def _http_options(url: str, key: str | None, timeout: float) -> dict[str, Any]:
-    """What both HTTP clients are made with."""
-    key = key or os.environ.get("PILOTFISH_KEY")
-    try:
-        base = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise ConnectionFailed(f"cannot reach {url}: {error}. Set PILOTFISH_URL") from error
-    return {
-        "base_url": base,
-        "headers": {"Authorization": f"Bearer {_sendable(key, 'key')}"} if key else {},
-        "timeout": httpx.Timeout(timeout, connect=10.0),
-    }
-
-
-def _events_options(after: str | None, timeout: httpx.Timeout) -> dict[str, Any]:
-    """What both clients ask for events with."""
-    return {
-        "headers": {"Last-Event-ID": _sendable(after, "after")} if after else {},
-        "timeout": httpx.Timeout(**timeout.as_dict() | {"read": _SILENCE}),
-    }
-
-
-def _sendable(value: str, param: str) -> str:
-    """The value, if a header of HTTP can hold it."""
-    if value.isascii() and value.isprintable() and value == value.strip():
-        return value
-    told = "has characters that cannot be sent; give it in printable ASCII, without spaces around"
-    raise BadRequest(f"the {param} {told}", status=400, param=param)
-
-
-def _checked(response: httpx.Response) -> httpx.Response:
-    if response.is_success:
-        return response
-    try:
-        body = response.json()
-    except (ValueError, RecursionError):
-        body = None
-    raise error_of(response.status_code, body, _asked(response))
-
-
-def _parsed(kind: type[Reply], response: httpx.Response) -> Reply:
-    return _read(kind, response.content, response)
-
-
-def _lines(response: httpx.Response) -> list[Trajectory]:
-    # bytes, since lines of text also end at U+2028 and its like, which JSON holds bare
-    lines = response.content.splitlines()
-    return [_read(Trajectory, line, response) for line in lines]
-
-
-def _read(kind: type[Reply], content: bytes, response: httpx.Response) -> Reply:
-    try:
-        return kind.model_validate_json(content)
-    except ValidationError as error:
-        raise _unexpected(kind, response) from error
-
-
-def _unexpected(kind: type[BaseModel], response: httpx.Response) -> UnexpectedAnswer:
-    return UnexpectedAnswer(
-        f"{response.url} answers something else than a {kind.__name__}. Is it this version of "
-        "the service? Set PILOTFISH_URL to where that is."
-    )
-
-
-def _failure(url: str, error: httpx.HTTPError) -> ConnectionFailed | RequestTimeout:
-    if isinstance(error, httpx.TimeoutException):
-        return RequestTimeout(f"{url} did not answer in time")
-    return ConnectionFailed(
-        f"cannot reach {url}: {error or type(error).__name__}. Is the service up? "
-        "Set PILOTFISH_URL to where it is."
-    )
-
-
-def _asked(response: httpx.Response) -> float | None:
-    """Seconds that the service asks to wait."""
-    asked = response.headers.get("retry-after", "")
-    return float(asked) if asked.isdecimal() else None
-
-
-def _pause(attempt: int, asked: float | None) -> float:
-    """Seconds before another attempt: what the service asks for, else 0.2, 0.4... 6.4."""
-    own = 0.2 * float(2 ** min(attempt, 5))
-    return own if asked is None else min(max(asked, 0.2), 30.0)
-
-
-class Patience:
-    """How long to go on asking for a run while the service is away: ``seconds`` from the first
-    failure behind the last thing heard."""
-
-    def __init__(self, url: str, seconds: float) -> None:
-        self._url, self._seconds = url, seconds
-        self.heard()
-
-    def heard(self) -> None:
-        self._attempt, self._until = 0, 0.0
-
-    def pause(self, error: httpx.HTTPError | PilotfishError) -> float:
-        """Seconds before the next attempt. Raises the error where another is of no use, or late."""
-        known = _failure(self._url, error) if isinstance(error, httpx.HTTPError) else error
-        asked = None
-        if isinstance(known, ApiStatusError):
-            passing, asked = known.status in _RETRIED, known.retry_after
-        else:
-            passing = isinstance(known, ConnectionFailed | RequestTimeout)
-        now = time.monotonic()
-        if self._attempt == 0:
-            self._until = now + self._seconds
-        if not passing or now >= self._until:
-            raise known
-        self._attempt += 1
-        return min(_pause(self._attempt - 1, asked), self._until - now)
-
-
-def _cut_short(url: str) -> ConnectionFailed:
-    return ConnectionFailed(f"{url} ends the events of a run that has not ended. Ask it again.")
-
-
-@contextmanager
-def _naming(run_id: str) -> Iterator[None]:
-    """Errors name the run, which goes on."""
-    try:
-        yield
-    except PilotfishError as error:
-        error.run_id = run_id
-        raise
-
-
-class _EventParser:
-    """Server-sent events from the lines of a response."""
-
-    def __init__(self, response: httpx.Response) -> None:
-        self._response = response
-        self._data: list[str] = []
-
-    def feed(self, line: str) -> Event | None:
-        if line.startswith("data:"):
-            self._data.append(line[5:].strip())
-        elif not line and self._data:
-            text, self._data = "\n".join(self._data), []
-            try:
-                return Event.model_validate(json.loads(text))
-            except (ValueError, RecursionError) as error:
-                raise _unexpected(Event, self._response) from error
-        return None
-
-
-class Pilotfish:
-    """A synchronous client. ``url`` and ``key`` default to ``PILOTFISH_URL`` and ``PILOTFISH_KEY``;
-    ``timeout`` is in seconds; ``retries`` counts further attempts of calls that change nothing;
-    ``patience`` is for how many seconds the service may be away while a run is followed.
-
-    Every call raises the exceptions of ``pilotfish.errors``.
+    ``url`` and ``key`` default to ``PILOTFISH_URL`` and ``PILOTFISH_KEY``; the others are those of
+    ``MoreOptions``. Every call raises the exceptions of ``pilotfish.errors``.
     """
+
+    _http: httpx.Client
 
     def __init__(
         self,
         url: str | None = None,
         key: str | None = None,
         *,
-        timeout: float = 600.0,
-        retries: int = 2,
-        patience: float = 30.0,
         transport: httpx.BaseTransport | None = None,
+        **options: Unpack[MoreOptions],
     ) -> None:
-        self.url = (url or os.environ.get("PILOTFISH_URL") or DEFAULT_URL).rstrip("/")
-        self._retries, self._patience = retries, patience
-        options = _http_options(self.url, key, timeout)
-        self._http = httpx.Client(
-            **options,
-            transport=transport,
-        )
+        super().__init__(url, key, options)
+        self._http = httpx.Client(base_url=self._base, transport=transport)
 
-    def __enter__(self) -> Pilotfish:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -339,6 +118,7 @@ class Pilotfish:
         self.close()
 
     def close(self) -> None:
+        """Close the connections, which all copies share."""
         self._http.close()
 
     def lookahead(
@@ -347,40 +127,40 @@ class Pilotfish:
         lookahead: Lookahead | None = None,
         *,
         candidates: Messages | None = None,
-        **options: Any,
+        **options: Unpack[LookaheadOptions],
     ) -> LookaheadResponse:
-        """Decide one step. ``candidates`` are your own; without, the policy samples. ``options``:
-        ``model``, ``critic``, ``session``."""
-        call = _lookahead(messages, lookahead, candidates, options)
-        return _parsed(LookaheadResponse, self._send(call))
+        """Decide one step. ``candidates`` are your own; without, the policy samples."""
+        call = calls.lookahead(messages, lookahead, candidates, options)
+        return parsed(LookaheadResponse, self._send(call))
 
     def score(
-        self, messages: Messages, candidates: Messages | None = None, **options: Any
+        self,
+        messages: Messages,
+        candidates: Messages | None = None,
+        **options: Unpack[ScoreOptions],
     ) -> list[float]:
-        """Q of each candidate, or, without candidates, of every agent turn of the history."""
-        call = _score(messages, candidates, options)
-        return _parsed(ScoreResponse, self._send(call)).q
+        """Q, in [0, 1], of each candidate, or, without candidates, of every agent turn of the
+        history."""
+        call = calls.score(messages, candidates, options)
+        return parsed(ScoreResponse, self._send(call)).q
 
-    def select(self, trajectories: Sequence[Trajectory] = (), **options: Any) -> SelectionResponse:
-        """Which of these trajectories to return. ``options``: ``sessions`` (ids, instead of
-        trajectories), ``critic``, ``rule``, ``abstain_below``, ``rescore``."""
-        call = _select(trajectories, options)
-        return _parsed(SelectionResponse, self._send(call))
+    def select(
+        self, trajectories: Sequence[Trajectory] = (), **options: Unpack[SelectionOptions]
+    ) -> SelectionResponse:
+        """Which of these trajectories to return; or of ``sessions``, by id, instead."""
+        return parsed(SelectionResponse, self._send(calls.select(trajectories, options)))
 
     def create_run(
-        self,
-        task: Task,
-        strategy: Strategy | None = None,
-        *,
-        idempotency_key: str | None = None,
-        **options: Any,
+        self, task: Task, strategy: Strategy | None = None, **options: Unpack[RunOptions]
     ) -> RunView:
-        """Queue a run. ``options``: ``model``, ``critic``, ``sandbox``, ``tags``. Asked again with
-        the same ``idempotency_key``, the service gives the run that it made the first time; with
-        one, the call is therefore tried again."""
-        return _parsed(RunView, self._send(_create(task, strategy, idempotency_key, options)))
+        """Queue a run. Asked again with the same ``idempotency_key``, the service gives the run
+        that it made the first time; with one, the call is therefore tried again."""
+        call = calls.create_run(task, strategy, options, self._options.idempotency_key)
+        return parsed(RunView, self._send(call))
 
-    def run(self, task: Task, strategy: Strategy | None = None, **options: Any) -> RunView:
+    def run(
+        self, task: Task, strategy: Strategy | None = None, **options: Unpack[RunOptions]
+    ) -> RunView:
         """Make a run and wait for its end. A Ctrl-C cancels it; an error names it, and it goes
         on."""
         made = self.create_run(task, strategy, **options)
@@ -397,87 +177,84 @@ class Pilotfish:
     def get_run(self, run_id: str, *, trajectories: bool = True) -> RunView:
         """A run as it is now. Without its ``trajectories`` the service need not read its journal:
         for looking often."""
-        return _parsed(RunView, self._send(_show(run_id, trajectories)))
+        return parsed(RunView, self._send(calls.get_run(run_id, trajectories)))
 
-    def list_runs(self) -> Iterator[RunView]:
-        """All runs, newest first; pages are fetched as they are needed."""
-        after: str | None = None
-        while True:
-            call = _Call("GET", "/v1/runs", after=after)
-            page = _parsed(RunList, self._send(call))
-            yield from page.data
-            after = page.next
-            if after is None:
-                return
+    def list_runs(self, *, limit: int | None = None) -> Iterator[RunView]:
+        """All runs, or the ``limit`` newest, newest first; pages are fetched as they are needed."""
+        return self._all(Pages(RunList, "/v1/runs", limit))
 
     def cancel_run(self, run_id: str) -> RunView:
-        call = _Call("POST", _run(run_id, "cancel"))
-        return _parsed(RunView, self._send(call))
+        """Stop it; what was done is kept."""
+        return parsed(RunView, self._send(calls.ask_run(run_id, "cancel")))
 
     def pause_run(self, run_id: str) -> RunView:
         """Lay it aside; its sandboxes stay as they are."""
-        call = _Call("POST", _run(run_id, "pause"))
-        return _parsed(RunView, self._send(call))
+        return parsed(RunView, self._send(calls.ask_run(run_id, "pause")))
 
     def resume_run(self, run_id: str) -> RunView:
         """Go on with a paused run."""
-        call = _Call("POST", _run(run_id, "resume"))
-        return _parsed(RunView, self._send(call))
+        return parsed(RunView, self._send(calls.ask_run(run_id, "resume")))
 
     def retry_run(self, run_id: str) -> RunView:
         """Go on with a run that failed or was cancelled: what the policy ended itself stays, the
         rest is done again."""
-        call = _Call("POST", _run(run_id, "retry"))
-        return _parsed(RunView, self._send(call))
+        return parsed(RunView, self._send(calls.ask_run(run_id, "retry")))
 
     def trajectory(self, run_id: str, number: int) -> Trajectory:
-        call = _Call("GET", _run(run_id, "trajectories", number))
-        return _parsed(Trajectory, self._send(call))
+        """One trajectory of a run, whole."""
+        return parsed(Trajectory, self._send(calls.trajectory(run_id, number)))
 
     def trajectories(self, run_id: str) -> list[Trajectory]:
         """All trajectories of a run, whole."""
-        return _lines(self._send(_Call("GET", _run(run_id, "trajectories"))))
+        response = self._send(calls.trajectories(run_id))
+        lines = TrajectoryLines(response)
+        return [*lines.feed(response.content), *lines.end()]
 
-    def list_sessions(self) -> Iterator[SessionView]:
-        """All sessions, the latest called first; pages are fetched as they are needed."""
-        after: str | None = None
-        while True:
-            page = _parsed(SessionList, self._send(_Call("GET", "/v1/sessions", after=after)))
-            yield from page.data
-            after = page.next
-            if after is None:
-                return
+    def stream_trajectories(self, run_id: str) -> Iterator[Trajectory]:
+        """The same one after another, as they arrive: only one is in memory."""
+        try:
+            with self._streaming(calls.trajectories(run_id)) as response:
+                lines = TrajectoryLines(response)
+                for piece in response.iter_bytes():
+                    yield from lines.feed(piece)
+                yield from lines.end()
+        except httpx.HTTPError as error:
+            raise failure(self.url, error) from error
+
+    def list_sessions(self, *, limit: int | None = None) -> Iterator[SessionView]:
+        """All sessions, or the ``limit`` latest, the latest called first; pages are fetched as they
+        are needed."""
+        return self._all(Pages(SessionList, "/v1/sessions", limit))
 
     def get_session(self, session: str) -> SessionView:
-        return _parsed(SessionView, self._send(_Call("GET", _session(session))))
+        """One session as it is now."""
+        return parsed(SessionView, self._send(calls.get_session(session)))
 
-    def guide_session(self, session: str, **options: Any) -> SessionView:
-        """Set how calls of a session are guided that do not say it: ``k``, ``pick``,
-        ``pick_temperature``, ``threshold``, ``deadline``, ``critic``."""
-        return _parsed(SessionView, self._send(_guide(session, options)))
+    def guide_session(self, session: str, **options: Unpack[SessionGuide]) -> SessionView:
+        """Set how calls of a session are guided that do not say it."""
+        return parsed(SessionView, self._send(calls.guide_session(session, options)))
 
     def session_trajectory(self, session: str) -> Trajectory:
         """What an outside agent did, with every candidate, score and reason."""
-        return _parsed(Trajectory, self._send(_Call("GET", _session(session, "trajectory"))))
+        return parsed(Trajectory, self._send(calls.session_trajectory(session)))
 
     def delete_session(self, session: str) -> None:
         """Delete what is kept of it."""
-        self._send(_Call("DELETE", _session(session)))
+        self._send(calls.delete_session(session))
 
     def events(self, run_id: str, *, after: str | None = None) -> Iterator[Event]:
-        """The run's events until it has ended; taken up again where a connection breaks, unless the
-        service stays away for longer than ``patience``."""
-        path, patience = _run(run_id, "events"), Patience(self.url, self._patience)
+        """The run's events, behind the one with the id ``after``, until it has ended; taken up
+        again where a connection breaks, unless the service stays away for longer than
+        ``patience``."""
+        patience = Patience(self.url, self._options.patience)
         while True:
-            options = _events_options(after, self._http.timeout)
+            call = calls.events(run_id, after)
             try:
-                with self._http.stream("GET", path, **options) as response:
-                    if not response.is_success:
-                        response.read()
-                    parser = _EventParser(_checked(response))
+                with self._streaming(call, self._options.stream_timeout) as response:
+                    lines = EventLines(response)
                     for line in response.iter_lines():
                         patience.heard()
-                        if (event := parser.feed(line)) is not None:
+                        if (event := lines.feed(line)) is not None:
                             after = event.id
                             yield event
                             if event.kind == "run_ended":
@@ -500,7 +277,7 @@ class Pilotfish:
 
     def _look_for(self, run_id: str) -> RunView:
         """The run as it is, as soon as the service tells."""
-        patience = Patience(self.url, self._patience)
+        patience = Patience(self.url, self._options.patience)
         while True:
             try:
                 return self.get_run(run_id)
@@ -508,52 +285,58 @@ class Pilotfish:
                 pause = patience.pause(error)
             time.sleep(pause)
 
-    def _send(self, call: _Call) -> httpx.Response:
-        attempts = 1 + (self._retries if call.retry else 0)
-        for attempt in range(attempts):
-            last = attempt == attempts - 1
+    def _all(self, pages: Pages[Item]) -> Iterator[Item]:
+        while (call := pages.next_call()) is not None:
+            yield from pages.items(self._send(call))
+
+    def _send(self, call: Call) -> httpx.Response:
+        attempts = Attempts(call, self.url, self._options.max_retries)
+        while True:
+            pause: float | None
             try:
-                response = self._http.request(
-                    call.method,
-                    call.path,
-                    content=call.content,
-                    headers=call.headers,
-                    params=call.query,
-                )
+                response = self._http.send(self._request(call, self._options.request_timeout))
             except httpx.HTTPError as error:
-                if last or not isinstance(error, httpx.ConnectError):
-                    raise _failure(self.url, error) from error
-                time.sleep(_pause(attempt, None))
-                continue
-            if last or response.status_code not in _RETRIED:
-                return _checked(response)
-            time.sleep(_pause(attempt, _asked(response)))
-        raise AssertionError("unreachable")
+                pause = attempts.after_failure(error)
+            else:
+                pause = attempts.after_answer(response)
+                if pause is None:
+                    return checked(response)
+            time.sleep(pause)
+
+    @contextmanager
+    def _streaming(
+        self, call: Call, timeout: httpx.Timeout | None = None
+    ) -> Iterator[httpx.Response]:
+        """A response whose body is read as it comes."""
+        request = self._request(call, timeout or self._options.request_timeout)
+        response = self._http.send(request, stream=True)
+        with closing(response):
+            if not response.is_success:
+                response.read()
+            yield checked(response)
 
 
-class AsyncPilotfish:
+class AsyncPilotfish(_Client):
     """The same, asynchronous."""
+
+    _http: httpx.AsyncClient
 
     def __init__(
         self,
         url: str | None = None,
         key: str | None = None,
         *,
-        timeout: float = 600.0,
-        retries: int = 2,
-        patience: float = 30.0,
         transport: httpx.AsyncBaseTransport | None = None,
+        **options: Unpack[MoreOptions],
     ) -> None:
-        self.url = (url or os.environ.get("PILOTFISH_URL") or DEFAULT_URL).rstrip("/")
-        self._retries, self._patience = retries, patience
-        options = _http_options(self.url, key, timeout)
+        super().__init__(url, key, options)
         self._http = httpx.AsyncClient(
-            **options,
-            limits=httpx.Limits(max_connections=1000),
+            base_url=self._base,
             transport=transport,
+            limits=httpx.Limits(max_connections=1000),
         )
 
-    async def __aenter__(self) -> AsyncPilotfish:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -565,6 +348,7 @@ class AsyncPilotfish:
         await self.close()
 
     async def close(self) -> None:
+        """Close the connections, which all copies share."""
         await self._http.aclose()
 
     async def lookahead(
@@ -573,39 +357,40 @@ class AsyncPilotfish:
         lookahead: Lookahead | None = None,
         *,
         candidates: Messages | None = None,
-        **options: Any,
+        **options: Unpack[LookaheadOptions],
     ) -> LookaheadResponse:
-        """Decide one step; see ``Pilotfish.lookahead``."""
-        call = _lookahead(messages, lookahead, candidates, options)
-        return _parsed(LookaheadResponse, await self._send(call))
+        """Decide one step. ``candidates`` are your own; without, the policy samples."""
+        call = calls.lookahead(messages, lookahead, candidates, options)
+        return parsed(LookaheadResponse, await self._send(call))
 
     async def score(
-        self, messages: Messages, candidates: Messages | None = None, **options: Any
+        self,
+        messages: Messages,
+        candidates: Messages | None = None,
+        **options: Unpack[ScoreOptions],
     ) -> list[float]:
-        """Q of each candidate, or, without candidates, of every agent turn of the history."""
-        call = _score(messages, candidates, options)
-        return _parsed(ScoreResponse, await self._send(call)).q
+        """Q, in [0, 1], of each candidate, or, without candidates, of every agent turn of the
+        history."""
+        call = calls.score(messages, candidates, options)
+        return parsed(ScoreResponse, await self._send(call)).q
 
     async def select(
-        self, trajectories: Sequence[Trajectory] = (), **options: Any
+        self, trajectories: Sequence[Trajectory] = (), **options: Unpack[SelectionOptions]
     ) -> SelectionResponse:
-        """Which of these trajectories to return."""
-        call = _select(trajectories, options)
-        return _parsed(SelectionResponse, await self._send(call))
+        """Which of these trajectories to return; or of ``sessions``, by id, instead."""
+        return parsed(SelectionResponse, await self._send(calls.select(trajectories, options)))
 
     async def create_run(
-        self,
-        task: Task,
-        strategy: Strategy | None = None,
-        *,
-        idempotency_key: str | None = None,
-        **options: Any,
+        self, task: Task, strategy: Strategy | None = None, **options: Unpack[RunOptions]
     ) -> RunView:
-        """Queue a run; see ``Pilotfish.create_run``."""
-        call = _create(task, strategy, idempotency_key, options)
-        return _parsed(RunView, await self._send(call))
+        """Queue a run. Asked again with the same ``idempotency_key``, the service gives the run
+        that it made the first time; with one, the call is therefore tried again."""
+        call = calls.create_run(task, strategy, options, self._options.idempotency_key)
+        return parsed(RunView, await self._send(call))
 
-    async def run(self, task: Task, strategy: Strategy | None = None, **options: Any) -> RunView:
+    async def run(
+        self, task: Task, strategy: Strategy | None = None, **options: Unpack[RunOptions]
+    ) -> RunView:
         """Make a run and wait for its end. Being cancelled cancels it; an error names it, and it
         goes on."""
         made = await self.create_run(task, strategy, **options)
@@ -620,108 +405,86 @@ class AsyncPilotfish:
     async def get_run(self, run_id: str, *, trajectories: bool = True) -> RunView:
         """A run as it is now. Without its ``trajectories`` the service need not read its journal:
         for looking often."""
-        return _parsed(RunView, await self._send(_show(run_id, trajectories)))
+        return parsed(RunView, await self._send(calls.get_run(run_id, trajectories)))
 
-    async def list_runs(self) -> AsyncIterator[RunView]:
-        """All runs, newest first; pages are fetched as they are needed."""
-        after: str | None = None
-        while True:
-            call = _Call("GET", "/v1/runs", after=after)
-            page = _parsed(RunList, await self._send(call))
-            for run in page.data:
-                yield run
-            after = page.next
-            if after is None:
-                return
+    def list_runs(self, *, limit: int | None = None) -> AsyncIterator[RunView]:
+        """All runs, or the ``limit`` newest, newest first; pages are fetched as they are needed."""
+        return self._all(Pages(RunList, "/v1/runs", limit))
 
     async def cancel_run(self, run_id: str) -> RunView:
-        call = _Call("POST", _run(run_id, "cancel"))
-        return _parsed(RunView, await self._send(call))
+        """Stop it; what was done is kept."""
+        return parsed(RunView, await self._send(calls.ask_run(run_id, "cancel")))
 
     async def pause_run(self, run_id: str) -> RunView:
         """Lay it aside; its sandboxes stay as they are."""
-        call = _Call("POST", _run(run_id, "pause"))
-        return _parsed(RunView, await self._send(call))
+        return parsed(RunView, await self._send(calls.ask_run(run_id, "pause")))
 
     async def resume_run(self, run_id: str) -> RunView:
         """Go on with a paused run."""
-        call = _Call("POST", _run(run_id, "resume"))
-        return _parsed(RunView, await self._send(call))
+        return parsed(RunView, await self._send(calls.ask_run(run_id, "resume")))
 
     async def retry_run(self, run_id: str) -> RunView:
         """Go on with a run that failed or was cancelled: what the policy ended itself stays, the
         rest is done again."""
-        call = _Call("POST", _run(run_id, "retry"))
-        return _parsed(RunView, await self._send(call))
+        return parsed(RunView, await self._send(calls.ask_run(run_id, "retry")))
 
     async def trajectory(self, run_id: str, number: int) -> Trajectory:
-        call = _Call("GET", _run(run_id, "trajectories", number))
-        return _parsed(Trajectory, await self._send(call))
+        """One trajectory of a run, whole."""
+        return parsed(Trajectory, await self._send(calls.trajectory(run_id, number)))
 
     async def trajectories(self, run_id: str) -> list[Trajectory]:
         """All trajectories of a run, whole."""
-        return _lines(await self._send(_Call("GET", _run(run_id, "trajectories"))))
+        response = await self._send(calls.trajectories(run_id))
+        lines = TrajectoryLines(response)
+        return [*lines.feed(response.content), *lines.end()]
 
     async def stream_trajectories(self, run_id: str) -> AsyncIterator[Trajectory]:
         """The same one after another, as they arrive: only one is in memory."""
         try:
-            async with self._http.stream("GET", _run(run_id, "trajectories")) as response:
-                if not response.is_success:
-                    await response.aread()
-                _checked(response)
-                rest: list[bytes] = []
+            async with self._streaming(calls.trajectories(run_id)) as response:
+                lines = TrajectoryLines(response)
                 async for piece in response.aiter_bytes():
-                    first, *others = piece.split(b"\n")
-                    rest.append(first)
-                    for other in others:
-                        yield _read(Trajectory, b"".join(rest), response)
-                        rest = [other]
-                if any(rest):
-                    yield _read(Trajectory, b"".join(rest), response)
+                    for found in lines.feed(piece):
+                        yield found
+                for found in lines.end():
+                    yield found
         except httpx.HTTPError as error:
-            raise _failure(self.url, error) from error
+            raise failure(self.url, error) from error
 
-    async def list_sessions(self) -> AsyncIterator[SessionView]:
-        """All sessions, the latest called first; pages are fetched as they are needed."""
-        after: str | None = None
-        while True:
-            page = _parsed(SessionList, await self._send(_Call("GET", "/v1/sessions", after=after)))
-            for session in page.data:
-                yield session
-            after = page.next
-            if after is None:
-                return
+    def list_sessions(self, *, limit: int | None = None) -> AsyncIterator[SessionView]:
+        """All sessions, or the ``limit`` latest, the latest called first; pages are fetched as they
+        are needed."""
+        return self._all(Pages(SessionList, "/v1/sessions", limit))
 
     async def get_session(self, session: str) -> SessionView:
-        return _parsed(SessionView, await self._send(_Call("GET", _session(session))))
+        """One session as it is now."""
+        return parsed(SessionView, await self._send(calls.get_session(session)))
 
-    async def guide_session(self, session: str, **options: Any) -> SessionView:
-        """Set how calls of a session are guided that do not say it: ``k``, ``pick``,
-        ``pick_temperature``, ``threshold``, ``deadline``, ``critic``."""
-        return _parsed(SessionView, await self._send(_guide(session, options)))
+    async def guide_session(self, session: str, **options: Unpack[SessionGuide]) -> SessionView:
+        """Set how calls of a session are guided that do not say it."""
+        return parsed(SessionView, await self._send(calls.guide_session(session, options)))
 
     async def session_trajectory(self, session: str) -> Trajectory:
         """What an outside agent did, with every candidate, score and reason."""
-        return _parsed(Trajectory, await self._send(_Call("GET", _session(session, "trajectory"))))
+        return parsed(Trajectory, await self._send(calls.session_trajectory(session)))
 
     async def delete_session(self, session: str) -> None:
         """Delete what is kept of it."""
-        await self._send(_Call("DELETE", _session(session)))
+        await self._send(calls.delete_session(session))
 
     async def events(self, run_id: str, *, after: str | None = None) -> AsyncIterator[Event]:
-        """The run's events until it has ended; taken up again where a connection breaks, unless the
-        service stays away for longer than ``patience``."""
-        path, patience = _run(run_id, "events"), Patience(self.url, self._patience)
+        """The run's events, behind the one with the id ``after``, until it has ended; taken up
+        again where a connection breaks, unless the service stays away for longer than
+        ``patience``."""
+        patience = Patience(self.url, self._options.patience)
         while True:
-            options = _events_options(after, self._http.timeout)
+            call = calls.events(run_id, after)
             try:
-                async with self._http.stream("GET", path, **options) as response:
-                    if not response.is_success:
-                        await response.aread()
-                    parser = _EventParser(_checked(response))
+                async with self._streaming(call, self._options.stream_timeout) as response:
+                    lines = EventLines(response)
                     async for line in response.aiter_lines():
                         patience.heard()
-                        if (event := parser.feed(line)) is not None:
+                        if (event := lines.feed(line)) is not None:
                             after = event.id
                             yield event
                             if event.kind == "run_ended":
@@ -744,7 +507,7 @@ class AsyncPilotfish:
 
     async def _look_for(self, run_id: str) -> RunView:
         """The run as it is, as soon as the service tells."""
-        patience = Patience(self.url, self._patience)
+        patience = Patience(self.url, self._options.patience)
         while True:
             try:
                 return await self.get_run(run_id)
@@ -752,24 +515,47 @@ class AsyncPilotfish:
                 pause = patience.pause(error)
             await asyncio.sleep(pause)
 
-    async def _send(self, call: _Call) -> httpx.Response:
-        attempts = 1 + (self._retries if call.retry else 0)
-        for attempt in range(attempts):
-            last = attempt == attempts - 1
+    async def _all(self, pages: Pages[Item]) -> AsyncIterator[Item]:
+        while (call := pages.next_call()) is not None:
+            for item in pages.items(await self._send(call)):
+                yield item
+
+    async def _send(self, call: Call) -> httpx.Response:
+        attempts = Attempts(call, self.url, self._options.max_retries)
+        while True:
+            pause: float | None
             try:
-                response = await self._http.request(
-                    call.method,
-                    call.path,
-                    content=call.content,
-                    headers=call.headers,
-                    params=call.query,
-                )
+                response = await self._http.send(self._request(call, self._options.request_timeout))
             except httpx.HTTPError as error:
-                if last or not isinstance(error, httpx.ConnectError):
-                    raise _failure(self.url, error) from error
-                await asyncio.sleep(_pause(attempt, None))
-                continue
-            if last or response.status_code not in _RETRIED:
-                return _checked(response)
-            await asyncio.sleep(_pause(attempt, _asked(response)))
-        raise AssertionError("unreachable")
+                pause = attempts.after_failure(error)
+            else:
+                pause = attempts.after_answer(response)
+                if pause is None:
+                    return checked(response)
+            await asyncio.sleep(pause)
+
+    @asynccontextmanager
+    async def _streaming(
+        self, call: Call, timeout: httpx.Timeout | None = None
+    ) -> AsyncIterator[httpx.Response]:
+        """A response whose body is read as it comes."""
+        request = self._request(call, timeout or self._options.request_timeout)
+        response = await self._http.send(request, stream=True)
+        async with aclosing(response):
+            if not response.is_success:
+                await response.aread()
+            yield checked(response)
+
+
+@contextmanager
+def _naming(run_id: str) -> Iterator[None]:
+    """Errors name the run, which goes on."""
+    try:
+        yield
+    except PilotfishError as error:
+        error.run_id = run_id
+        raise
+
+
+def _cut_short(url: str) -> ConnectionFailed:
+    return ConnectionFailed(f"{url} ends the events of a run that has not ended. Ask it again.")

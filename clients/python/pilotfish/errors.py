@@ -52,19 +52,32 @@ class ApiStatusError(PilotfishError):
 
 
 class BadRequest(ApiStatusError):
-    """400, 422: the request is wrong; ``param`` names the field. Also of one that was not sent."""
+    """400: the request is wrong; ``param`` names the field. Also of one that was not sent."""
 
 
 class AuthenticationFailed(ApiStatusError):
-    """401, 403: no known key."""
+    """401: no known key."""
+
+
+class PermissionDenied(ApiStatusError):
+    """403: the key, or something on the way, does not allow it."""
 
 
 class NotFound(ApiStatusError):
-    """404: no such model, critic, run or trajectory."""
+    """404: no such model, critic, run, session or trajectory."""
+
+
+class Conflict(ApiStatusError):
+    """409: the run is not so that this can be done, or the idempotency key was used for another
+    request."""
 
 
 class TooLarge(ApiStatusError):
     """413: the body is over the service's limit."""
+
+
+class Unprocessable(ApiStatusError):
+    """422: the policy or something on the way understands the request, and cannot do it."""
 
 
 class Overloaded(ApiStatusError):
@@ -78,10 +91,11 @@ class ServerFailed(ApiStatusError):
 _BY_STATUS: dict[int, type[ApiStatusError]] = {
     400: BadRequest,
     401: AuthenticationFailed,
-    403: AuthenticationFailed,
+    403: PermissionDenied,
     404: NotFound,
+    409: Conflict,
     413: TooLarge,
-    422: BadRequest,
+    422: Unprocessable,
     429: Overloaded,
 }
 

@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 from pilotfish.api import FINAL_STATUSES, RunView
 from pilotfish.batch.folder import BatchFolder, State
 from pilotfish.batch.results import Result, Summary, result_of
-from pilotfish.client import AsyncPilotfish, Patience
+from pilotfish.client import AsyncPilotfish
 from pilotfish.errors import ApiStatusError, NotFound, Overloaded, PilotfishError
+from pilotfish.retries import Patience
 from pilotfish.strategy import Strategy
 from pilotfish.task import Task
 
