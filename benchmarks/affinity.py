@@ -1,11 +1,11 @@
-"""What the prefix caches of several servers are worth, where the calls of a session go to the same ones,
-and where they go to any.
+"""What the prefix caches of several servers are worth, where the calls of a session go to the same
+ones, and where they go to any.
 
     make bench-affinity
 
-Sessions of thirty turns are replayed beside each other through the service, over two policies and two
-critics on real vLLM, whose caches together hold them once, but not twice. The share of prompt tokens
-that were found in a cache is by vLLM's own counters.
+Sessions of thirty turns are replayed beside each other through the service, over two policies and
+two critics on real vLLM, whose caches together hold them once, but not twice. The share of prompt
+tokens that were found in a cache is by vLLM's own counters.
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ async def service(over: Servers, k: int) -> AsyncIterator[httpx.AsyncClient]:
         transport = httpx.ASGITransport(app)
         async with (
             app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://service", timeout=300) as client,
+            httpx.AsyncClient(
+                transport=transport, base_url="http://service", timeout=300
+            ) as client,
         ):
             yield client
 

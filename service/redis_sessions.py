@@ -5,8 +5,8 @@ asked in one.
 |---|---|---|
 | ``pilotfish:session:{id}`` | hash | what lists show; how it is guided; counts |
 | ``pilotfish:calls:{id}`` | stream | its calls, compressed; the newest ``MOST_CALLS`` |
-| ``pilotfish:histories:{id}`` | hash | digests of the histories that its calls ended with, and that they
-  asked with; and with which the call of each ended |
+| ``pilotfish:histories:{id}`` | hash | histories that its calls asked or ended with, by
+  digest: the one that the call ended with |
 | ``pilotfish:sessions`` | sorted set | ids of sessions by the time of their last call |
 | ``pilotfish:end:{digest}`` | string | the session whose call ended with that history |
 
@@ -48,8 +48,8 @@ class RedisSessions:
     async def opened(
         self, session: str, digests: Sequence[str]
     ) -> tuple[dict[str, Any] | None, tuple[int, str] | None]:
-        """How the session is guided, if that was set. Of these histories the first that a call of it
-        ended or asked with: its place among them, and the ``end`` of that call."""
+        """How the session is guided, if that was set. Of these histories the first that a call of
+        it ended or asked with: its place among them, and the ``end`` of that call."""
         async with answering(), self._redis.pipeline(transaction=False) as pipe:
             pipe.hget(_session(session), "guide")
             if digests:

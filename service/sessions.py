@@ -6,8 +6,8 @@ message by message, so that of each call only what is new is kept, beside the di
 that it goes on from. The calls of a session thus form a tree; its trajectory is the longest way
 through it. A call that names no session belongs to the one that gave its last agent turn.
 
-Some agents do not send back what they were answered but words of their own for it. In a session that
-is named, a history goes on from a call that asked with its beginning, too.
+Some agents do not send back what they were answered but words of their own for it. In a session
+that is named, a history goes on from a call that asked with its beginning, too.
 """
 
 from __future__ import annotations

@@ -33,8 +33,9 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-"""A call of a tool is the command in a fence that the policy learned, whatever the tool's name, and what
-a tool gives is a user's message: so agents with tools can have this policy (``vllm_tools.py``)."""
+"""A call of a tool is the command in a fence that the policy learned, whatever the tool's name, and
+what a tool gives is a user's message: so agents with tools can have this policy
+(``vllm_tools.py``)."""
 _FRAMES = (
     "\n```bash\n",
     "```bash\n",

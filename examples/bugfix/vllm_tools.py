@@ -2,9 +2,9 @@
 that agents that act by tools can be driven by a policy that has never seen any. The other way, of
 calls in a history into fences, is the chat template's. Runs in vLLM's process, not in ours.
 
-A turn ``Look.\\n```bash\\nls\\n``` `` is the content ``Look.`` and a call of the first tool, with the
-command for its first argument. The command ``submit`` calls a tool by which the agent ends, if there is
-one (its name has ``submit`` or ``final`` in it).
+A turn ``Look.\\n```bash\\nls\\n``` `` is the content ``Look.`` and a call of the first tool, with
+the command for its first argument. The command ``submit`` calls a tool by which the agent ends, if
+there is one (its name has ``submit`` or ``final`` in it).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ OPEN, CLOSE, SUBMIT = "```bash\n", "\n```", "submit"
 
 
 class Turn:
-    """What can be told for certain of a turn so far. Nothing that it tells is taken back as the text
-    grows."""
+    """What can be told for certain of a turn so far. Nothing that it tells is taken back as the
+    text grows."""
 
     def __init__(self, text: str) -> None:
         before, opened, rest = text.partition(OPEN)
@@ -99,8 +99,9 @@ class FencedToolParser(ToolParser):  # type: ignore[misc]
     def _call(self, request: Any, turn: Turn) -> list[DeltaToolCall]:
         call = Call(request.tools, turn.command or "")
         arguments = call.arguments if turn.closed else call.arguments.removesuffix('"}')
-        if not self.prev_tool_call_arr:
-            self.prev_tool_call_arr = [{"name": call.name, "arguments": arguments}]
+        if not self.prev_tool_call_arr:  # names of the base class, at which vLLM looks
+            made = {"name": call.name, "arguments": arguments}
+            self.prev_tool_call_arr: list[dict[str, str]] = [made]
             self.streamed_args_for_tool = [arguments]
             self.current_tool_id = 0
             first = DeltaFunctionCall(name=call.name, arguments=arguments)

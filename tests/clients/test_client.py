@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
-from pilotfish import AsyncPilotfish, Lookahead, Pilotfish, Selection, Strategy
+from pilotfish import AsyncPilotfish, Lookahead, Message, Pilotfish, Selection, Strategy
 from pilotfish.errors import (
     ApiStatusError,
     AuthenticationFailed,
@@ -31,6 +31,22 @@ from pilotfish.errors import (
 from search.fakes import FakeSandboxes
 from tests.clients.conftest import TASK
 from tests.upstream import serving
+
+
+async def test_an_agent_that_samples_itself_asks_which_candidate_to_act_on(service):
+    state = [Message.user("Look around.")]
+    own = [Message.assistant("```bash\nls\n```"), Message.assistant("```bash\npwd\n```")]
+    async with AsyncPilotfish(service[0], "k1") as client:
+        decision = await client.guide(state, own, session="mine")
+    assert (decision.chosen, decision.message) == (1, own[1])
+    assert [candidate.q for candidate in decision.candidates] == [0.4, 0.9]
+
+    def the_same():
+        with Pilotfish(service[0], "k1") as client:
+            return client.guide(state, own)
+
+    assert (await asyncio.to_thread(the_same)).chosen == 1
+    assert service[1].state.context.parts.policies["p"].asked == []
 
 
 async def test_the_synchronous_client_does_all_that_the_other_does(service):

@@ -1,5 +1,5 @@
-"""Unmodified scaffolds over the wire, as docs/integrations has them: guided by real critic and policy,
-and what each received is what was chosen."""
+"""Unmodified scaffolds over the wire, as docs/integrations has them: guided by real critic and
+policy, and what each received is what was chosen."""
 
 from __future__ import annotations
 

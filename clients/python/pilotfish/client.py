@@ -48,7 +48,7 @@ from pilotfish.paging import Pages
 from pilotfish.retries import Attempts, Patience, failure
 from pilotfish.strategy import Lookahead, Strategy
 from pilotfish.task import Task
-from pilotfish.trajectory import Trajectory
+from pilotfish.trajectory import Decision, Trajectory
 
 DEFAULT_URL = "http://127.0.0.1:8700"
 
@@ -132,6 +132,14 @@ class Pilotfish(_Client):
         """Decide one step. ``candidates`` are your own; without, the policy samples."""
         call = calls.lookahead(messages, lookahead, candidates, options)
         return parsed(LookaheadResponse, self._send(call))
+
+    def guide(
+        self, messages: Messages, candidates: Messages, **options: Unpack[LookaheadOptions]
+    ) -> Decision:
+        """For agents that sample candidates themselves: which of them to act on. ``chosen`` is its
+        place among them, ``message`` the turn; each has its Q."""
+        answer = self.lookahead(messages, candidates=candidates, **options)
+        return answer.decision
 
     def score(
         self,
@@ -362,6 +370,14 @@ class AsyncPilotfish(_Client):
         """Decide one step. ``candidates`` are your own; without, the policy samples."""
         call = calls.lookahead(messages, lookahead, candidates, options)
         return parsed(LookaheadResponse, await self._send(call))
+
+    async def guide(
+        self, messages: Messages, candidates: Messages, **options: Unpack[LookaheadOptions]
+    ) -> Decision:
+        """For agents that sample candidates themselves: which of them to act on. ``chosen`` is its
+        place among them, ``message`` the turn; each has its Q."""
+        answer = await self.lookahead(messages, candidates=candidates, **options)
+        return answer.decision
 
     async def score(
         self,

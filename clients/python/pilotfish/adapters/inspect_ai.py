@@ -1,5 +1,5 @@
-"""For Inspect AI: a solver under which each sample is a session of its own, with what was decided in
-its metadata; and the selection, by the critic, among the epochs of a sample.
+"""For Inspect AI: a solver under which each sample is a session of its own, with what was decided
+in its metadata; and the selection, by the critic, among the epochs of a sample.
 
     task = Task(dataset, guided("POLICY", lambda model: react(model=model, tools=[bash()])),
                 epochs=4, sandbox="docker")
@@ -24,7 +24,7 @@ from pilotfish.errors import PilotfishError
 from pilotfish.trajectory import Trajectory
 
 
-@solver
+@solver  # type: ignore[untyped-decorator]
 def guided(
     policy: str,
     agent: Callable[[Model], Agent],
@@ -37,8 +37,8 @@ def guided(
 
     ``agent`` makes it over the model it is given. ``url`` and ``key`` are by default
     ``PILOTFISH_URL`` and ``PILOTFISH_KEY``. ``state.metadata["pilotfish"]`` then has the session's
-    id, its policy and critic, and of each step its Q, K and reason; or ``error``, where it could not
-    be read.
+    id, its policy and critic, and of each step its Q, K and reason; or ``error``, where it could
+    not be read.
     """
     root = (url or os.environ.get("PILOTFISH_URL") or DEFAULT_URL).rstrip("/")
     secret = key or os.environ.get("PILOTFISH_KEY")

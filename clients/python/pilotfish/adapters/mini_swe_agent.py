@@ -1,9 +1,10 @@
 """Models for mini-swe-agent: its own, and our decision in each message's ``extra``.
 
-    mini -c mini.yaml -c model.model_class=pilotfish.adapters.mini_swe_agent.PilotfishModel -m POLICY
+    mini -m POLICY -c mini.yaml \\
+        -c model.model_class=pilotfish.adapters.mini_swe_agent.PilotfishModel
 
-``extra["pilotfish"]`` has every candidate with its Q, the choice and its reason, so it stands in the
-trajectory file and is seen in ``mini-extra inspector``. Each model object is a session.
+``extra["pilotfish"]`` has every candidate with its Q, the choice and its reason, so it stands in
+the trajectory file and is seen in ``mini-extra inspector``. Each model object is a session.
 """
 
 from __future__ import annotations
