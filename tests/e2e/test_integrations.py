@@ -52,7 +52,7 @@ turns = [m for m in state["messages"] if m.type == "ai"]
 shown = [[t.text, *(c["args"] for c in t.tool_calls)] for t in turns]
 """,
     "inspect": """
-turns = [m for m in log.samples[0].messages if m.role == "assistant"]
+turns = [e.output.message for e in log.samples[0].events if e.event == "model"]
 shown = [[t.text, *(c.arguments for c in t.tool_calls or [])] for t in turns]
 """,
 }
