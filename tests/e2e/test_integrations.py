@@ -52,7 +52,9 @@ turns = [m for m in state["messages"] if m.type == "ai"]
 shown = [[t.text, *(c["args"] for c in t.tool_calls)] for t in turns]
 """,
     "inspect": """
-turns = [e.output.message for e in log.samples[0].events if e.event == "model"]
+from inspect_ai.log import resolve_sample_attachments
+sample = resolve_sample_attachments(log.samples[0], "full")
+turns = [e.output.message for e in sample.events if e.event == "model"]
 shown = [[t.text, *(c.arguments for c in t.tool_calls or [])] for t in turns]
 """,
 }
