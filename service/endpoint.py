@@ -8,7 +8,7 @@ from typing import Protocol
 import httpx
 from pydantic import SecretStr
 
-from service.http_client import Client
+from service.transport import Transport
 
 TOO_LONG = re.compile(r"context length|context_length|max_model_len|too many tokens", re.I)
 """In what a served model says of a request that does not fit it."""
@@ -43,9 +43,10 @@ def client_of(endpoint: Endpoint, url: str | None = None) -> httpx.AsyncClient:
     headers = {}
     if endpoint.key is not None:
         headers["Authorization"] = f"Bearer {endpoint.key.get_secret_value()}"
-    return Client(
+    limits = httpx.Limits(max_connections=endpoint.max_connections, keepalive_expiry=KEPT_FOR)
+    return httpx.AsyncClient(
         base_url=(url or endpoint.url).rstrip("/"),
         headers=headers,
         timeout=httpx.Timeout(endpoint.timeout, connect=10.0),
-        limits=httpx.Limits(max_connections=endpoint.max_connections, keepalive_expiry=KEPT_FOR),
+        transport=Transport(limits),
     )

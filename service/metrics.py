@@ -48,7 +48,9 @@ VALUE_HACKING = Gauge(
     "1 while failures look better under lookahead than without, by more than the margin",
     ["critic"],
 )
-GUIDED = Gauge("pilotfish_guided_requests", "Guided requests under way")
+UNDER_WAY = Gauge(
+    "pilotfish_requests_under_way", "Requests of those that concurrent_requests bounds"
+)
 
 
 def count_decision(decision: Decision) -> None:

@@ -292,7 +292,7 @@ class Settings(BaseSettings):
     concurrent_runs: int = Field(default=32, ge=1)
     """Runs that one worker executes at once."""
     concurrent_requests: int = Field(default=256, ge=1)
-    """Guided requests under way at once; more are answered 429."""
+    """Calls under way at once, guided or not; more are answered 429."""
     run_lifetime: float = Field(default=7 * 86400.0, gt=0)
     """Seconds that Redis keeps a run after its last entry."""
     session_lifetime: float = Field(default=7 * 86400.0, gt=0)

@@ -37,7 +37,9 @@ class Upstream:
         self.tokens: int | None = None
         """What ``/tokenize`` counts; where it is not set, there is none."""
         self.left = asyncio.Event()
-        """Set when a caller leaves a stream before its end."""
+        """Set when a caller leaves before the end of its answer."""
+        self.under_way = 0
+        """Requests whose candidates are not all complete and whose caller has not left."""
 
     async def complete(self, request: Request) -> Response:
         body = await request.json()
@@ -47,9 +49,25 @@ class Upstream:
         n = body.get("n", 1)
         if body.get("stream"):
             return StreamingResponse(self._stream(n, body), media_type="text/event-stream")
-        await asyncio.sleep(self._delay(0))
+        if not await self._generated(request):
+            return Response(status_code=499)
         choices = [self._choice(i) for i in range(n)]
         return JSONResponse(self._head("chat.completion") | {"choices": choices} | self._usage(n))
+
+    async def _generated(self, request: Request) -> bool:
+        """Whether the caller waited for the first candidate, as vLLM stops where it does not."""
+        self.under_way += 1
+        leaving = asyncio.create_task(request.receive())
+        try:
+            async with asyncio.timeout(self._delay(0)):
+                await leaving
+            self.left.set()
+            return False
+        except TimeoutError:
+            return True
+        finally:
+            leaving.cancel()
+            self.under_way -= 1
 
     async def tokenize(self, request: Request) -> Response:
         if self.tokens is None:
@@ -58,6 +76,7 @@ class Upstream:
         return JSONResponse({"count": self.tokens, "max_model_len": 4096, "tokens": []})
 
     async def _stream(self, n: int, body: dict[str, Any]) -> AsyncIterator[str]:
+        self.under_way += 1
         try:
             head = self._head("chat.completion.chunk")
             at_end = self._usage(n)
@@ -81,6 +100,8 @@ class Upstream:
         except (GeneratorExit, asyncio.CancelledError):
             self.left.set()
             raise
+        finally:
+            self.under_way -= 1
 
     def _message(self, i: int) -> dict[str, Any]:
         return {"role": "assistant", **self.messages[i % len(self.messages)]}

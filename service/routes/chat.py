@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, aclosing, suppress
 from typing import Any
 
 import httpx
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import TypeAdapter, ValidationError
 
@@ -27,7 +27,7 @@ from search.contracts import Policy
 from service.errors import ApiError, told
 from service.guiding import Recording, guided_step
 from service.policies.openai_endpoint import OpenAIPolicy
-from service.routes.context import Context, InContext, while_present
+from service.routes.context import Context, InContext, permitted, while_present
 from service.routes.streaming import Closing, Paused
 from service.unguided import chunks_in, decided_by, put_together
 from service.wire.chat import (
@@ -44,7 +44,7 @@ _MESSAGES = TypeAdapter(list[Message])
 _OURS = frozenset({"model", "messages", "n", "best_of", "stream", "stream_options", "pilotfish"})
 
 
-@router.post("/v1/chat/completions", response_model=None)
+@router.post("/v1/chat/completions", response_model=None, dependencies=[Depends(permitted)])
 async def chat_completions(request: Request, context: InContext) -> Response:
     """OpenAI's chat completions; see the top of this file for what is ours."""
     call = await understand(await json_body(request), request, context)
@@ -109,10 +109,9 @@ class Asking:
 
     async def _decide(self, policy: Policy) -> Decision:
         call = self._call
-        with self._context.permit():
-            return await guided_step(
-                policy, self._critic, call.messages, _lookahead(call), call.known.session
-            )
+        return await guided_step(
+            policy, self._critic, call.messages, _lookahead(call), call.known.session
+        )
 
 
 async def understand(body: dict[str, Any], request: Request, context: Context) -> ChatCall:

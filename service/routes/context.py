@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Request
 
 from service.errors import ApiError
-from service.metrics import GUIDED
+from service.metrics import UNDER_WAY
 from service.parts import Parts
 from service.redis_responses import RedisResponses
 from service.redis_state import RedisState
@@ -40,17 +40,17 @@ class Context:
         if self.under_way >= self.settings.concurrent_requests:
             raise ApiError(
                 429,
-                f"{self.under_way} guided requests are under way; try again",
+                f"{self.under_way} requests are under way; try again",
                 code="overloaded",
                 headers={"Retry-After": "1"},
             )
         self.under_way += 1
-        GUIDED.inc()
+        UNDER_WAY.inc()
         try:
             yield
         finally:
             self.under_way -= 1
-            GUIDED.dec()
+            UNDER_WAY.dec()
 
 
 async def _context(request: Request) -> Context:
@@ -59,6 +59,14 @@ async def _context(request: Request) -> Context:
 
 
 InContext = Annotated[Context, Depends(_context)]
+
+
+async def permitted(request: Request, context: InContext) -> AsyncIterator[None]:
+    """A FastAPI dependency: a permit from when the body is there, which whoever never sends it does
+    not hold, to the last byte of the answer, streams' too. Raises: as ``Context.permit``."""
+    await request.body()
+    with context.permit():
+        yield
 
 
 class ClientGone(Exception):

@@ -7,14 +7,14 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from search.errors import PolicyRefused
 from service.errors import ApiError, told
 from service.policies.openai_endpoint import OpenAIPolicy
 from service.routes.chat import Asking, json_body, understand
-from service.routes.context import InContext, while_present
+from service.routes.context import InContext, permitted, while_present
 from service.routes.streaming import Closing, Paused
 from service.wire.message_events import PING, MessageEvents
 from service.wire.messages import chat_of
@@ -22,7 +22,7 @@ from service.wire.messages import chat_of
 router = APIRouter(prefix="/v1/messages", tags=["messages"])
 
 
-@router.post("", response_model=None)
+@router.post("", response_model=None, dependencies=[Depends(permitted)])
 async def create(request: Request, context: InContext) -> Response:
     """Anthropic's; see docs/endpoint.md for what is refused and what is ours."""
     body = await json_body(request)

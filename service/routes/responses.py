@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import structlog
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from service.errors import ApiError, told
 from service.redis_connection import StateError
 from service.redis_responses import RedisResponses
 from service.routes.chat import Asking, json_body, understand
-from service.routes.context import InContext, while_present
+from service.routes.context import InContext, permitted, while_present
 from service.routes.streaming import Closing, Paused
 from service.wire.fields import wrong
 from service.wire.response_events import ResponseEvents
@@ -25,7 +25,7 @@ router = APIRouter(prefix="/v1/responses", tags=["responses"])
 log = structlog.get_logger()
 
 
-@router.post("", response_model=None)
+@router.post("", response_model=None, dependencies=[Depends(permitted)])
 async def create(request: Request, context: InContext) -> Response:
     """OpenAI's; see docs/endpoint.md for what is refused and what is ours."""
     asked = asked_of(await json_body(request))
