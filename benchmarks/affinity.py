@@ -53,15 +53,17 @@ async def servers(count: int, blocks: int | None) -> AsyncIterator[Servers]:
         model=str(CHECKPOINTS / "critic"), name="critic", runner="pooling", **common
     )
     async with AsyncExitStack() as stack:
-        opened = [
-            await stack.enter_async_context(vllm_server(settings))
-            for settings in (*[policy] * count, *[critic] * count)
-        ]
+        async with asyncio.TaskGroup() as group:
+            starting = [
+                group.create_task(stack.enter_async_context(vllm_server(settings)))
+                for settings in (*[policy] * count, *[critic] * count)
+            ]
+        opened = [task.result() for task in starting]
         yield Servers(opened[:count], opened[count:])
 
 
 @asynccontextmanager
-async def service(over: Servers, k: int) -> AsyncIterator[httpx.AsyncClient]:
+async def service(over: Servers) -> AsyncIterator[httpx.AsyncClient]:
     """The service over these servers, in this process."""
     first, *others = over.policies
     critic, *critics = over.critics
@@ -166,6 +168,7 @@ async def measure(
             for (queries, hits), (asked, known) in zip(after, before, strict=True)
         ]
         name = "affinity" if affine else "any server"
+        print(f"{name}: {seconds:.0f} s", flush=True)
         found[name] = {"policy": shares[0], "critic": shares[1], "seconds": seconds}
     return found
 
@@ -174,7 +177,7 @@ async def _main(options: argparse.Namespace) -> None:
     print("starting four vLLM servers...", flush=True)
     async with (
         servers(2, options.blocks) as over,
-        service(over, options.k) as client,
+        service(over) as client,
     ):
         found = await measure(over, client, options.sessions, options.turns, options.k)
     print(f"{'':12} {'policy':>8} {'critic':>8} {'seconds':>8}")
@@ -187,10 +190,10 @@ async def _main(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Prefix caches of two servers each.")
-    parser.add_argument("--sessions", type=int, default=16)
+    parser.add_argument("--sessions", type=int, default=8)
     parser.add_argument("--turns", type=int, default=30)
     parser.add_argument("-k", type=int, default=4)
-    parser.add_argument("--blocks", type=int, default=640, help="of each server's cache")
+    parser.add_argument("--blocks", type=int, default=400, help="of each server's cache")
     parser.add_argument("--out", type=Path, default=Path("build/bench/affinity.json"))
     asyncio.run(_main(parser.parse_args()))
 

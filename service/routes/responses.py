@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import structlog
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from service.errors import ApiError, told
@@ -19,6 +19,7 @@ from service.routes.context import InContext, permitted, while_present
 from service.routes.streaming import Closing, Paused
 from service.wire.fields import wrong
 from service.wire.response_events import ResponseEvents
+from service.wire.items import long_form
 from service.wire.responses import Asked, asked_of, chat_of
 
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
@@ -51,6 +52,39 @@ async def retrieve(response_id: str, request: Request, context: InContext) -> JS
     if record is None:
         raise _gone(response_id)
     return JSONResponse(json.loads(record)["response"])
+
+
+@router.get("/{response_id}/input_items")
+async def input_items(
+    response_id: str,
+    context: InContext,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: str | None = None,
+    order: Literal["asc", "desc"] = "desc",
+) -> dict[str, Any]:
+    """What a response that was kept was asked with: its own input, not that of those before it, in
+    the long form. Items that had no id have one of their place."""
+    record = await context.responses.record(response_id)
+    if record is None:
+        raise _gone(response_id)
+    items = [
+        {"id": f"{response_id}_{place}"} | long_form(item)
+        for place, item in enumerate(json.loads(record)["input"])
+    ]
+    if order == "desc":
+        items.reverse()
+    ids = [item["id"] for item in items]
+    if after is not None and after not in ids:
+        raise wrong("after", f"the response has no item {after!r}")
+    begin = 0 if after is None else ids.index(after) + 1
+    page = items[begin : begin + limit]
+    return {
+        "object": "list",
+        "data": page,
+        "first_id": page[0]["id"] if page else None,
+        "last_id": page[-1]["id"] if page else None,
+        "has_more": begin + limit < len(items),
+    }
 
 
 @router.delete("/{response_id}")

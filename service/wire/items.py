@@ -30,6 +30,19 @@ def messages_of(items: Sequence[dict[str, Any]], *, before: int = 0) -> list[dic
     return messages
 
 
+def long_form(item: dict[str, Any]) -> dict[str, Any]:
+    """An item with what callers may leave out of a message.
+
+    >>> long_form({"role": "user", "content": "Look."})
+    {'type': 'message', 'role': 'user', 'content': [{'type': 'input_text', 'text': 'Look.'}]}
+    """
+    item = {"type": "message"} | item
+    if item["type"] == "message" and isinstance(item.get("content"), str):
+        kind = "output_text" if item.get("role") == "assistant" else "input_text"
+        item["content"] = [{"type": kind, "text": item["content"]}]
+    return item
+
+
 def _add(messages: list[dict[str, Any]], item: dict[str, Any], where: str) -> None:
     kind = item.get("type", "message")
     if kind == "message" and item.get("role") == "assistant":

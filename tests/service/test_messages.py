@@ -72,6 +72,15 @@ async def test_the_sdk_gets_the_candidate_of_highest_q(endpoint, client):
     assert raw.headers["x-pilotfish-score"] == "0.400000"
 
 
+async def test_the_sdk_lists_the_policies(client):
+    listed = [model async for model in client.models.list()]
+    assert [model.id for model in listed] == ["p", "p:plain", "p:lookahead"]
+    assert {model.type for model in listed} == {"model"}
+    assert (await client.models.retrieve("p:plain")).display_name == "p:plain"
+    with pytest.raises(anthropic.NotFoundError, match="GET /v1/models"):
+        await client.models.retrieve("q")
+
+
 async def test_the_sdk_that_blocks_works_too(endpoint):
     def called():
         with anthropic.Anthropic(base_url=endpoint.url, api_key="k1", max_retries=0) as sdk:

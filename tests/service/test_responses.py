@@ -292,6 +292,19 @@ async def test_a_response_can_be_forgotten(endpoint, client):
     )  # fmt: skip
 
 
+async def test_what_a_response_was_asked_with_is_listed(endpoint, client):
+    spoken = [{"role": "user", "content": text} for text in ("one", "two", "three")]
+    response = await client.responses.create(model="p", input=spoken)
+    listed = [item async for item in client.responses.input_items.list(response.id, limit=2)]
+    assert [item.content[0].text for item in listed] == ["three", "two", "one"]
+    first = client.responses.input_items.list(response.id, order="asc")
+    assert (await first).data[0].content[0].text == "one"
+    with pytest.raises(openai.NotFoundError):
+        await client.responses.input_items.list("resp_nope")
+    with pytest.raises(openai.BadRequestError, match="after"):
+        await client.responses.input_items.list(response.id, after="nope")
+
+
 async def test_what_is_not_to_be_stored_is_not(endpoint):
     answer = await ask(endpoint, store=False)
     assert answer.json()["store"] is False
