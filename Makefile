@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest
 # One more than cores: many tests wait.
 WORKERS := $(shell expr $$(nproc) + 1)
 
-.PHONY: help setup demo test test-fast test-slow test-containers test-vllm lint experiment ablate retrain bench-step bench-critic bench-runs chaos lock clean
+.PHONY: help setup demo test test-fast test-slow test-containers test-vllm lint experiment ablate retrain bench-step bench-critic bench-runs bench-gateway chaos lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -56,6 +56,9 @@ bench-critic: setup ## What the critic costs to train and to score with; JSON in
 
 bench-runs: .venv/done ## What the service itself takes of a run, with 200 and 1,000 at once; JSON in build/bench
 	PYTHONPATH=.:clients/python $(BIN)/python -m benchmarks.runs
+
+bench-gateway: setup ## What the service costs beside the model alone, others of its kind, with 500 sessions; JSON in build/bench
+	$(BIN)/python -m benchmarks.gateway
 
 chaos: .venv/done ## 60 runs while parts are killed every few seconds (about 5 minutes); JSON in build
 	PYTHONPATH=.:clients/python $(BIN)/python -m tests.chaos.driver --out build/chaos.json
