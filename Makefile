@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest
 # One more than cores: many tests wait.
 WORKERS := $(shell expr $$(nproc) + 1)
 
-.PHONY: help setup demo test test-fast test-slow test-containers test-vllm lint experiment ablate retrain bench-step bench-critic bench-runs bench-affinity chaos lock clean
+.PHONY: help setup demo test test-fast test-slow test-containers test-vllm lint experiment ablate retrain bench-step bench-critic bench-runs bench-gateway bench-affinity chaos lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -60,6 +60,9 @@ bench-runs: .venv/done ## What the service itself takes of a run, with 200 and 1
 
 bench-affinity: setup ## What prefix caches are worth with and without session affinity; JSON in build/bench
 	$(BIN)/python -m benchmarks.affinity
+
+bench-gateway: setup ## What the service costs beside the model alone, others of its kind, with 500 sessions; JSON in build/bench
+	$(BIN)/python -m benchmarks.gateway
 
 chaos: .venv/done ## 60 runs while parts are killed every few seconds (about 5 minutes); JSON in build
 	PYTHONPATH=.:clients/python $(BIN)/python -m tests.chaos.driver --out build/chaos.json

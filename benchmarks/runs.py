@@ -28,6 +28,7 @@ from typing import Any
 import uvicorn
 from redis.asyncio import Redis
 
+from benchmarks import usage
 from pilotfish import AsyncPilotfish, Lookahead, Strategy, Task
 from pilotfish.api import FINAL_STATUSES
 from pilotfish.strategy import RolloutSettings
@@ -53,13 +54,11 @@ class Measured:
 
     def rss(self) -> int:
         """Bytes in memory of the worker's process."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) * 1024
+        return usage.rss(self.pid)
 
     def cpu(self) -> float:
         """Seconds of CPU that it has used."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return usage.cpu(self.pid)
 
     async def counts(self) -> dict[str, float]:
         """Of Redis: commands, bytes that came in and went out, bytes that it holds."""

@@ -18,8 +18,8 @@ from service.routes.chat import Asking, json_body, understand
 from service.routes.context import InContext, permitted, while_present
 from service.routes.streaming import Closing, Paused
 from service.wire.fields import wrong
-from service.wire.response_events import ResponseEvents
 from service.wire.items import long_form
+from service.wire.response_events import ResponseEvents
 from service.wire.responses import Asked, asked_of, chat_of
 
 router = APIRouter(prefix="/v1/responses", tags=["responses"])
