@@ -4,6 +4,9 @@ httpcore, which is httpx's own, counts a connection as taken for ever where its 
 at the wrong moment: while a response is being closed, or between a connection's opening and its
 first request. It also looks through all connections for each request, and parses in Python.
 aiohttp's connections are made and freed without a moment that can be cancelled between.
+
+The package httpx-aiohttp (0.2) does the same, but keeps cookies, and calls every connection that
+breaks a ``ConnectTimeout``: what had been generated would be asked for again.
 """
 
 from __future__ import annotations
