@@ -1,9 +1,4 @@
-"""The command line, ``pilotfish``: a thin layer over the SDK. Knows no HTTP.
-
-Exit codes: 0 done; 1 the run failed or nothing was selected; 2 wrong usage or input; 3 the service
-cannot be reached, does not answer or is another; 4 it answered with an error; 130 stopped by
-Ctrl-C.
-"""
+"""The command line, ``pilotfish``: a thin layer over the SDK. Knows no HTTP."""
 
 from __future__ import annotations
 
@@ -55,9 +50,13 @@ from pilotfish.messages import Message
 from pilotfish.task import Task
 from pilotfish.trajectory import Trajectory
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help=f"Guided search for LLM agents.\n\n{__doc__}"
-)
+_HELP = """Guided search for LLM agents.
+
+Exit codes: 0 done; 1 the run failed or nothing was selected; 2 wrong usage or input; 3 the service
+cannot be reached, does not answer or is another; 4 it answered with an error; 130 stopped by
+Ctrl-C.
+"""
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=_HELP)
 app.command()(batch)
 runs = typer.Typer(no_args_is_help=True, help="Runs that there are.")
 app.add_typer(runs, name="runs")
