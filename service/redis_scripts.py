@@ -235,3 +235,43 @@ while id ~= '' do
 end
 return records
 """
+
+# ARGV: prefix of sessions' keys, of ends' and of the keys of an end, a session ('': that whose call
+# ended with the first of the histories that is known), digests of histories. Returns the session
+# ('': none), how it is guided, and the first of the histories that a call of it ended with.
+OPEN_SESSION = """
+local session = ARGV[4]
+if session == '' then
+  for i = 5, #ARGV do
+    local found = redis.call('GET', ARGV[3] .. ARGV[i])
+    if found then session = found break end
+  end
+end
+if session == '' then return {'', false, false} end
+local base = false
+for i = 5, #ARGV do
+  if redis.call('SISMEMBER', ARGV[2] .. session, ARGV[i]) == 1 then base = ARGV[i] break end
+end
+return {session, redis.call('HGET', ARGV[1] .. session, 'guide'), base}
+"""
+
+# KEYS: session, its calls, its ends, the end of this call, sessions. ARGV: id, time, lifetime, the
+# most calls that are kept, the call, digest of its end, oldest time in sessions, how many of the
+# following are of what is shown; then names and values of that; then names of counts and what is
+# added.
+ADD_CALL = """
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'e', ARGV[5])
+redis.call('SADD', KEYS[3], ARGV[6])
+redis.call('SET', KEYS[4], ARGV[1], 'EX', ARGV[3])
+redis.call('HSETNX', KEYS[1], 'created_at', ARGV[2])
+local counted = 9 + tonumber(ARGV[8])
+redis.call('HSET', KEYS[1], 'last_at', ARGV[2], unpack(ARGV, 9, counted - 1))
+for i = counted, #ARGV, 2 do
+  redis.call('HINCRBY', KEYS[1], ARGV[i], ARGV[i + 1])
+end
+redis.call('ZADD', KEYS[5], ARGV[2], ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', ARGV[7])
+for _, key in ipairs({KEYS[1], KEYS[2], KEYS[3], KEYS[5]}) do
+  redis.call('EXPIRE', key, ARGV[3])
+end
+"""

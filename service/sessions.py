@@ -60,8 +60,7 @@ class Sessions:
         ends = [digests[i] for i in reversed(turns[-LOOKED_BACK:])]
         guide, base = None, None
         try:
-            session = session or await self.state.session_of(ends) or uuid.uuid4().hex
-            guide, base = await self.state.opened(session, ends)
+            session, guide, base = await self.state.opened(session, ends)
         except StateError as error:
             log.warning("session not read", session=session, error=str(error))
         since = digests.index(base) + 1 if base is not None else 0
