@@ -56,6 +56,7 @@ def _over(stack: Stack) -> dict[str, Any]:
     return {
         "policies": {
             "policy": {
+                "type": "openai",
                 "url": f"{policy.url}/v1",
                 "model": policy.model,
                 "continuous_usage": True,
@@ -77,8 +78,8 @@ async def _passing_on(
 ) -> dict[str, Any]:
     direct = stack.servers["policy"].url
     fields = {"max_tokens": MAX_TOKENS, "temperature": 1.0}
-    many = Comparison(direct, url, bodies_of(histories, 6 * concurrent, **fields))
-    few = Comparison(direct, url, bodies_of(histories, len(histories), **fields))
+    many = Comparison(direct, url, bodies_of(histories, 3 * concurrent, **fields))
+    few = Comparison(direct, url, bodies_of(histories, 12, **fields))
     found: dict[str, Any] = {}
     try:
         for way in WAYS:

@@ -97,7 +97,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Context:
     parts = await stack.enter_async_context(Parts(settings))
     state = RedisState(settings.redis_url, lifetime=settings.run_lifetime)
     stack.push_async_callback(state.close)
-    kept = Sessions(RedisSessions(state.redis, lifetime=settings.session_lifetime))
+    kept = Sessions(RedisSessions(state.redis, state.scripted, lifetime=settings.session_lifetime))
     told = RedisResponses(state.redis, lifetime=settings.run_lifetime)
     context = Context(settings, parts, state, kept, told)
     if settings.worker:

@@ -1,4 +1,5 @@
-"""The HTTP client of all that the service asks: httpx's, with one gap closed."""
+"""The HTTP client of all that the service asks but models (``service/transport.py``): httpx's, with
+one gap closed."""
 
 from __future__ import annotations
 

@@ -235,3 +235,45 @@ while id ~= '' do
 end
 return records
 """
+
+# ARGV: prefix of sessions' keys, of histories' and of the keys of an end, a session ('': that whose
+# call ended with the first of the histories that is known), digests of histories. Returns the
+# session ('': none), how it is guided, and of the first history that a call of it asked or ended with
+# its place, and what that call ended with.
+OPEN_SESSION = """
+local session = ARGV[4]
+if session == '' then
+  for i = 5, #ARGV do
+    local found = redis.call('GET', ARGV[3] .. ARGV[i])
+    if found then session = found break end
+  end
+end
+if session == '' then return {'', false, false, false} end
+local guide = redis.call('HGET', ARGV[1] .. session, 'guide')
+for i = 5, #ARGV do
+  local base = redis.call('HGET', ARGV[2] .. session, ARGV[i])
+  if base then return {session, guide, i - 5, base} end
+end
+return {session, guide, false, false}
+"""
+
+# KEYS: session, its calls, its histories, the end of this call, sessions. ARGV: id, time,
+# lifetime, the most calls that are kept, the call, digests of what it asked and ended with, oldest
+# time in sessions, how many of the following are of what is shown; then names and values of that;
+# then names of counts and what is added.
+ADD_CALL = """
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'e', ARGV[5])
+redis.call('HSET', KEYS[3], ARGV[6], ARGV[7], ARGV[7], ARGV[7])
+redis.call('SET', KEYS[4], ARGV[1], 'EX', ARGV[3])
+redis.call('HSETNX', KEYS[1], 'created_at', ARGV[2])
+local counted = 10 + tonumber(ARGV[9])
+redis.call('HSET', KEYS[1], 'last_at', ARGV[2], unpack(ARGV, 10, counted - 1))
+for i = counted, #ARGV, 2 do
+  redis.call('HINCRBY', KEYS[1], ARGV[i], ARGV[i + 1])
+end
+redis.call('ZADD', KEYS[5], ARGV[2], ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', ARGV[8])
+for _, key in ipairs({KEYS[1], KEYS[2], KEYS[3], KEYS[5]}) do
+  redis.call('EXPIRE', key, ARGV[3])
+end
+"""

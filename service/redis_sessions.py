@@ -17,13 +17,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from service import redis_scripts as scripts
 from service.redis_connection import PREFIX, StateError, answering, ids_behind, pack, unpack
 
 SESSIONS = f"{PREFIX}sessions"
 MOST_CALLS = 10_000
+Scripted = Callable[[Any, Sequence[str], Sequence[Any]], Awaitable[Any]]
+"""Runs a registered script with its keys and arguments."""
 
 
 class SessionGone(StateError):
@@ -33,31 +36,29 @@ class SessionGone(StateError):
 class RedisSessions:
     """The state of all sessions. Raises ``StateError`` where Redis fails."""
 
-    def __init__(self, redis: Any, *, lifetime: float) -> None:
-        self._redis, self._lifetime = redis, int(lifetime)
-
-    async def session_of(self, digests: Sequence[str]) -> str | None:
-        """The session one of whose calls ended with one of these histories; of the first that is
-        known."""
-        if not digests:
-            return None
-        async with answering():
-            found = await self._redis.mget([_end(digest) for digest in digests])
-        return next((session.decode() for session in found if session), None)
+    def __init__(self, redis: Any, scripted: Scripted, *, lifetime: float) -> None:
+        self._redis, self._scripted, self._lifetime = redis, scripted, int(lifetime)
+        self._open = redis.register_script(scripts.OPEN_SESSION)
+        self._add = redis.register_script(scripts.ADD_CALL)
 
     async def opened(
-        self, session: str, digests: Sequence[str]
-    ) -> tuple[dict[str, Any] | None, tuple[int, str] | None]:
-        """How the session is guided, if that was set. Of these histories the first that a call of
-        it ended or asked with: its place among them, and the ``end`` of that call."""
-        async with answering(), self._redis.pipeline(transaction=False) as pipe:
-            pipe.hget(_session(session), "guide")
-            if digests:
-                pipe.hmget(_histories(session), list(digests))
-            guide, *known = await pipe.execute()
-        ends = enumerate(known[0] if known else [])
-        found = next(((place, end.decode()) for place, end in ends if end), None)
-        return (json.loads(guide) if guide else None), found
+        self, session: str | None, digests: Sequence[str]
+    ) -> tuple[str | None, dict[str, Any] | None, tuple[int, str] | None]:
+        """The session, if none is named that one of whose calls ended with one of these histories;
+        how it is guided, if that was set. Of these histories the first that a call of it ended or
+        asked with: its place among them, and the ``end`` of that call."""
+        if session is None and not digests:
+            return None, None, None
+        prefixes = (_session(""), _histories(""), _end(""))
+        async with answering():
+            found, guide, place, base = await self._scripted(
+                self._open, (), (*prefixes, session or "", *digests)
+            )
+        return (
+            found.decode() or None,
+            json.loads(guide) if guide else None,
+            (place, base.decode()) if base else None,
+        )
 
     async def add(
         self, session: str, call: dict[str, Any], shown: dict[str, str], counts: dict[str, int]
@@ -65,19 +66,22 @@ class RedisSessions:
         """One call, whose ``asked`` and ``end`` are the digests of the histories that it asked and
         ended with. ``shown`` is what lists show of the session's last call; ``counts`` are added
         up."""
-        now, key = time.time(), _session(session)
-        async with answering(), self._redis.pipeline(transaction=True) as pipe:
-            calls = {"e": pack(json.dumps(call))}
-            pipe.xadd(_calls(session), calls, maxlen=MOST_CALLS, approximate=True)
-            known = {call["asked"]: call["end"], call["end"]: call["end"]}
-            pipe.hset(_histories(session), mapping=known)
-            pipe.set(_end(call["end"]), session, ex=self._lifetime)
-            pipe.hsetnx(key, "created_at", now)
-            pipe.hset(key, mapping={"last_at": now, **shown})
-            for name, count in {"calls": 1, **counts}.items():
-                pipe.hincrby(key, name, count)
-            self._listed(pipe, session, now)
-            await pipe.execute()
+        now, end = time.time(), call["end"]
+        keys = (_session(session), _calls(session), _histories(session), _end(end), SESSIONS)
+        fields = [part for pair in shown.items() for part in pair]
+        added = [part for pair in {"calls": 1, **counts}.items() for part in pair]
+        kept = (
+            session,
+            now,
+            self._lifetime,
+            MOST_CALLS,
+            pack(json.dumps(call)),
+            call["asked"],
+            end,
+        )
+        args = (*kept, now - self._lifetime, len(fields), *fields, *added)
+        async with answering():
+            await self._scripted(self._add, keys, args)
 
     async def guide(self, session: str, options: dict[str, Any]) -> None:
         """Set how calls of the session are guided that do not say it."""

@@ -117,6 +117,14 @@ class RedisState:
         await self.redis.aclose(close_connection_pool=True)
         await self._readers.aclose(close_connection_pool=True)
 
+    async def scripted(self, script: Any, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """What a registered script returns, over the connection that is shared. Raises:
+        ``RedisError``."""
+        try:
+            return await self._line("EVALSHA", script.sha, len(keys), *keys, *args)
+        except NoScriptError:
+            return await script(keys=keys, args=args)
+
     async def ping(self) -> bool:
         try:
             async with answering():
@@ -284,10 +292,7 @@ class RedisState:
         keys = [_journal(run_id), _run(run_id)]
         args: list[Any] = [pack(json.dumps(entry)), self._lifetime, epoch]
         async with answering():
-            try:
-                added = await self._line("EVALSHA", self._append.sha, 2, *keys, *args)
-            except NoScriptError:
-                added = await self._append(keys=keys, args=args)
+            added = await self.scripted(self._append, keys, args)
         if added is None:
             raise RunGone(f"there is no run {run_id!r}")
         if added == b"fenced":

@@ -64,13 +64,12 @@ class Sessions:
         digests = chain(messages)
         turns = [i for i, message in enumerate(messages) if message.role == "assistant"]
         turns = turns[: -LOOKED_BACK - 1 : -1]
-        ends = [digests[i] for i in turns]
         # what a turn answered is looked for behind the turn itself
         places = [place for i in turns for place in (i, i - 1) if place >= 0]
         guide, found = None, None
         try:
-            session = session or await self.state.session_of(ends) or uuid.uuid4().hex
-            guide, found = await self.state.opened(session, [digests[i] for i in places])
+            known = [digests[i] for i in places]
+            session, guide, found = await self.state.opened(session, known)
         except StateError as error:
             log.warning("session not read", session=session, error=str(error))
         place, base = (places[found[0]], found[1]) if found else (-1, "")

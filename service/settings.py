@@ -54,7 +54,7 @@ class EndpointPolicy(_Part):
     n: bool = True
     """Whether it takes ``n``; if not, K requests are made at once."""
     logprobs: bool = True
-    """Whether to ask for log-probabilities, which break ties."""
+    """Whether to ask for log-probabilities, which break ties between several candidates."""
     continuous_usage: bool = False
     """Whether it takes vLLM's ``continuous_usage_stats``. Without it, the prompt of a step that a
     threshold or a deadline cut short is not counted: its usage would have come at the end."""

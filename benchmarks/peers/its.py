@@ -32,6 +32,7 @@ async def gateway(models: str, k: int, client: httpx.AsyncClient) -> AsyncIterat
             "model": "policy",
             "alg": "self-consistency",
             "regex_patterns": [r"(\d)$"],
+            "tool_vote": "tool_name",
             "budget": k,
         }
         (await client.post(f"{served.url}/configure", json=told)).raise_for_status()

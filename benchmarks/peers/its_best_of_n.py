@@ -25,14 +25,15 @@ async def answer(best: BestOfN, url: str, k: int, body: dict[str, Any]) -> dict[
 
 async def main() -> None:
     url, k = sys.argv[1], int(sys.argv[2])
+    told, sys.stdout = sys.stdout, sys.stderr  # the library prints
     best = BestOfN(LLMJudge(OpenAICompatibleLanguageModel(url, "none", "judge")))
-    print("ready", flush=True)
+    print("ready", file=told, flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
         try:
             said = await answer(best, url, k, json.loads(line))
         except Exception as error:
             said = {"error": repr(error)[:200]}
-        print(json.dumps(said), flush=True)
+        print(json.dumps(said), file=told, flush=True)
 
 
 asyncio.run(main())

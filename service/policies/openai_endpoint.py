@@ -57,7 +57,7 @@ class OpenAIPolicy:
     async def sample(
         self, state: Sequence[Message], n: int, sampling: Sampling, *, session: str | None = None
     ) -> AsyncGenerator[Sample, None]:
-        body = self._body(state, sampling)
+        body = self._body(state, n, sampling)
         if self.settings.n or n == 1:
             samples = self._request(body | {"n": n} if n > 1 else body, session)
         else:
@@ -111,11 +111,11 @@ class OpenAIPolicy:
             raise PolicyError(f"no count of tokens: {response.text[:200]!r}")
         return count
 
-    def _body(self, state: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
+    def _body(self, state: Sequence[Message], n: int, sampling: Sampling) -> dict[str, Any]:
         own = sampling.model_dump(exclude={"extra"}, exclude_none=True)
         body = own | sampling.extra
         body |= {"model": self.settings.model, "messages": [m.wire() for m in state]}
-        if self.settings.logprobs:
+        if self.settings.logprobs and n > 1:  # one has no ties, and they cost the endpoint much
             body.setdefault("logprobs", True)
         return body
 

@@ -78,8 +78,8 @@ def expected(body):
         return sent
     for name in ("n", "best_of", "stream", "stream_options"):
         sent.pop(name, None)
-    sent.setdefault("logprobs", True)
     if k > 1:
+        sent.setdefault("logprobs", True)
         sent |= {"n": k, "stream": True, "stream_options": {"include_usage": True}}
     return sent
 

@@ -301,8 +301,7 @@ async def test_without_redis_calls_are_answered_all_the_same(served, monkeypatch
     async def away(*arguments, **options):
         raise Away("gone")
 
-    monkeypatch.setattr(served.context.state.redis, "mget", away)
-    monkeypatch.setattr("redis.asyncio.client.Pipeline.execute", away)
+    monkeypatch.setattr(served.context.sessions.state, "_scripted", away)
     agent = Agent(served)
     assert (await agent.call()).json()["choices"][0]["message"]["content"] == "aaaa"
 
