@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 
+from service import openapi
 from service.errors import ApiError, told
 from service.redis_connection import StateError
 from service.redis_responses import RedisResponses
@@ -20,12 +21,20 @@ from service.routes.streaming import Closing, Paused
 from service.wire.fields import wrong
 from service.wire.response_events import ResponseEvents
 from service.wire.responses import Asked, asked_of, chat_of
+from service.wire.schemas import DeletedResponse, ResponseAnswer, ResponseRequest
 
-router = APIRouter(prefix="/v1/responses", tags=["responses"])
+router = APIRouter(
+    prefix="/v1/responses", tags=["responses"], responses=openapi.errors(400, 401, 404, 500, 503)
+)
 log = structlog.get_logger()
 
 
-@router.post("", response_model=None)
+@router.post(
+    "",
+    response_model=None,
+    responses=openapi.streamed(ResponseAnswer) | openapi.errors(413, 429, 502, "4XX"),
+    openapi_extra=openapi.guided(ResponseRequest),
+)
 async def create(request: Request, context: InContext) -> Response:
     """OpenAI's; see docs/endpoint.md for what is refused and what is ours."""
     asked = asked_of(await json_body(request))
@@ -42,10 +51,14 @@ async def create(request: Request, context: InContext) -> Response:
     return JSONResponse(events.response, headers=asking.headers)
 
 
-@router.get("/{response_id}")
-async def retrieve(response_id: str, request: Request, context: InContext) -> JSONResponse:
+@router.get("/{response_id}", response_model=ResponseAnswer)
+async def retrieve(
+    response_id: str,
+    context: InContext,
+    stream: Annotated[str, Query(json_schema_extra={"enum": ["false"]})] = "false",
+) -> Response:
     """A response that was kept."""
-    if request.query_params.get("stream", "false") != "false":
+    if stream != "false":
         raise wrong("stream", "a response that was kept is given whole")
     record = await context.responses.record(response_id)
     if record is None:
@@ -54,11 +67,11 @@ async def retrieve(response_id: str, request: Request, context: InContext) -> JS
 
 
 @router.delete("/{response_id}")
-async def delete(response_id: str, context: InContext) -> dict[str, Any]:
+async def delete(response_id: str, context: InContext) -> DeletedResponse:
     """Forget a response; those that go on from it cannot be gone on with."""
     if not await context.responses.forget(response_id):
         raise _gone(response_id)
-    return {"id": response_id, "object": "response", "deleted": True}
+    return DeletedResponse(id=response_id, deleted=True)
 
 
 def _gone(response_id: str) -> ApiError:
