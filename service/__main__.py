@@ -1,9 +1,10 @@
-"""The service's command line: ``python -m service serve | up``."""
+"""The service's command line: ``python -m service serve | up | openapi``."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import logging
 import signal
 import sys
@@ -71,6 +72,12 @@ def up(
         logs=logs,
     )
     asyncio.run(_up(settings))
+
+
+@app.command()
+def openapi() -> None:
+    """Print the OpenAPI document, which no setting changes."""
+    print(json.dumps(create_app(Settings()).openapi(), indent=2))
 
 
 async def _up(settings: StackSettings) -> None:

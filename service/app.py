@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from fastapi import Depends, FastAPI, Request, Response
 
 from critic.checkpoint import read_card
-from service import errors
+from service import errors, openapi
 from service.auth import require_key
 from service.body_limit import BodyLimit
 from service.critics.published import renderer_of
@@ -59,6 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.settings = settings
     errors.install(app)
+    openapi.install(app)
     app.add_exception_handler(ClientGone, _nobody)
     app.add_middleware(BodyLimit, megabytes=settings.max_body_mb)
     app.add_middleware(MetricsMiddleware)
@@ -67,7 +68,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for routes in (chat, responses, messages, models):
         app.include_router(routes.router, dependencies=keyed)
         # for whoever can change nothing but a base URL
-        app.include_router(routes.router, prefix="/sessions/{session}", dependencies=keyed)
+        app.include_router(
+            routes.router,
+            prefix="/sessions/{session}",
+            dependencies=[*keyed, Depends(sessions.named_in_path)],
+            responses=openapi.errors(400),
+        )
     for routes in (lookahead, runs, sessions):
         app.include_router(routes.router, dependencies=keyed)
     return app

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import hmac
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Depends, Request
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from service.errors import ApiError
 
+_BEARER = HTTPBearer(auto_error=False)
+_X_API_KEY = APIKeyHeader(name="x-api-key", auto_error=False)
 
-async def require_key(request: Request) -> None:
+
+async def require_key(
+    request: Request,
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
+    x_api_key: Annotated[str | None, Depends(_X_API_KEY)],
+) -> None:
     """A FastAPI dependency: where keys are set up, a call without one of them is answered 401.
     OpenAI's clients send theirs as a bearer token, Anthropic's also as ``x-api-key``."""
     keys = request.app.state.settings.keys
     if not keys:
         return
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    given = [request.headers.get("x-api-key", ""), token if scheme.lower() == "bearer" else ""]
+    given = [x_api_key, bearer.credentials if bearer else None]
     known = [
         key
         for one in given

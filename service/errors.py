@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic_core import PydanticSerializationError
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from pilotfish.errors import first_wrong
 from search.errors import (
@@ -130,6 +131,15 @@ def _without_place(error: dict[str, Any]) -> dict[str, Any]:
     return error | {"loc": rest if first in ("body", "query", "path", "header") else error["loc"]}
 
 
+def _methods_at(request: Request) -> set[str]:
+    """All methods that this path has, whichever route has them."""
+    found: set[str] = set()
+    for template, operations in request.app.openapi()["paths"].items():
+        if compile_path(template)[0].match(request.url.path):
+            found |= {method.upper() for method in operations}
+    return found
+
+
 def install(app: FastAPI) -> None:
     """Answer every exception of ``app`` in this shape."""
 
@@ -153,6 +163,8 @@ def install(app: FastAPI) -> None:
         if error.status_code == 404 and message == "Not Found":
             message = f"there is no route {request.method} {request.url.path}; see /docs"
         headers = dict(error.headers or {})
+        if error.status_code == 405:  # else Allow names only those of the first route
+            headers["Allow"] = ", ".join(sorted(_methods_at(request)))
         return await answer(request, ApiError(error.status_code, message, headers=headers))
 
     async def half(request: Request, error: Exception) -> JSONResponse:

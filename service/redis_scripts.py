@@ -238,8 +238,8 @@ return records
 
 # ARGV: prefix of sessions' keys, of histories' and of the keys of an end, a session ('': that whose
 # call ended with the first of the histories that is known), digests of histories. Returns the
-# session ('': none), how it is guided, and of the first history that a call of it asked or ended with
-# its place, and what that call ended with.
+# session ('': none), how it is guided, and of the first history that a call of it asked or ended
+# with its place, and what that call ended with.
 OPEN_SESSION = """
 local session = ARGV[4]
 if session == '' then

@@ -24,6 +24,7 @@ from pilotfish.api import GuideOptions
 from pilotfish.errors import first_wrong
 from pilotfish.strategy import Lookahead, Sampling
 from search.contracts import Policy
+from service import openapi
 from service.errors import ApiError, told
 from service.guiding import Recording, guided_step
 from service.policies.openai_endpoint import OpenAIPolicy
@@ -38,13 +39,22 @@ from service.wire.chat import (
     headers_of,
     session_header,
 )
+from service.wire.schemas import ChatCompletion, ChatRequest
 
-router = APIRouter(tags=["chat"])
+router = APIRouter(
+    tags=["chat"], responses=openapi.errors(401, *openapi.BODY, *openapi.ASKING, 500, "4XX")
+)
 _MESSAGES = TypeAdapter(list[Message])
 _OURS = frozenset({"model", "messages", "n", "best_of", "stream", "stream_options", "pilotfish"})
 
 
-@router.post("/v1/chat/completions", response_model=None, dependencies=[Depends(permitted)])
+@router.post(
+    "/v1/chat/completions",
+    response_model=None,
+    dependencies=[Depends(permitted)],
+    responses=openapi.streamed(ChatCompletion),
+    openapi_extra=openapi.guided(ChatRequest),
+)
 async def chat_completions(request: Request, context: InContext) -> Response:
     """OpenAI's chat completions; see the top of this file for what is ours."""
     call = await understand(await json_body(request), request, context)
@@ -128,6 +138,8 @@ async def understand(body: dict[str, Any], request: Request, context: Context) -
     if not messages:
         raise ApiError(400, "messages: at least one is needed", param="messages")
     n = 1 if body.get("n") is None else body["n"]
+    if isinstance(n, float) and n.is_integer():  # as JSON has it
+        n = int(n)
     if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= 64:
         raise ApiError(400, f"n: a number from 1 to 64; got {n!r}", param="n")
     stream_options = body.get("stream_options") or {}
@@ -171,6 +183,7 @@ def _said_in(given: Any, request: Request) -> dict[str, Any]:
     path wins over both."""
     if given is not None and not isinstance(given, dict):
         raise ApiError(400, "pilotfish: an object is needed", param="pilotfish")
+    _options(given or {}, strict=True)
     said = dict(given or {})
     for name in CallOptions.model_fields:
         if (header := request.headers.get(f"x-pilotfish-{name.replace('_', '-')}")) is not None:
@@ -187,9 +200,10 @@ def _guide_of_key(request: Request) -> dict[str, Any]:
     return guide.model_dump(exclude_unset=True) if guide else {}
 
 
-def _options(given: dict[str, Any]) -> CallOptions:
+def _options(given: dict[str, Any], *, strict: bool = False) -> CallOptions:
+    """Not ``strict``, since headers are text."""
     try:
-        return CallOptions.model_validate(given)
+        return CallOptions.model_validate(given, strict=strict)
     except ValidationError as error:
         where, message = first_wrong(error.errors(), "pilotfish")
         raise ApiError(400, message, param=where) from error

@@ -16,16 +16,21 @@ from pilotfish.trajectory import Trajectory
 from search.contracts import Critic
 from search.finished import put_scores, score_finished
 from search.selection import select
+from service import openapi
 from service.critics.all_of import all_of
 from service.errors import ApiError
 from service.guiding import Given, guided_step
 from service.redis_sessions import SessionGone
 from service.routes.context import Context, InContext, while_present
 
-router = APIRouter(prefix="/v1", tags=["critic"])
+router = APIRouter(
+    prefix="/v1",
+    tags=["critic"],
+    responses=openapi.errors(401, *openapi.BODY, *openapi.ASKING, 500),
+)
 
 
-@router.post("/lookahead")
+@router.post("/lookahead", responses=openapi.errors("4XX"))
 async def lookahead(
     body: LookaheadRequest, request: Request, context: InContext
 ) -> LookaheadResponse:

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from search.errors import PolicyRefused
+from service import openapi
 from service.errors import ApiError, told
 from service.policies.openai_endpoint import OpenAIPolicy
 from service.routes.chat import Asking, json_body, understand
@@ -18,11 +19,28 @@ from service.routes.context import InContext, permitted, while_present
 from service.routes.streaming import Closing, Paused
 from service.wire.message_events import PING, MessageEvents
 from service.wire.messages import chat_of
+from service.wire.schemas import (
+    AnthropicError,
+    MessageAnswer,
+    MessagesRequest,
+    TokenCount,
+    TokensRequest,
+)
 
-router = APIRouter(prefix="/v1/messages", tags=["messages"])
+router = APIRouter(
+    prefix="/v1/messages",
+    tags=["messages"],
+    responses=openapi.errors(401, *openapi.BODY, *openapi.ASKING, 500, "4XX", kind=AnthropicError),
+)
 
 
-@router.post("", response_model=None, dependencies=[Depends(permitted)])
+@router.post(
+    "",
+    response_model=None,
+    dependencies=[Depends(permitted)],
+    responses=openapi.streamed(MessageAnswer),
+    openapi_extra=openapi.guided(MessagesRequest),
+)
 async def create(request: Request, context: InContext) -> Response:
     """Anthropic's; see docs/endpoint.md for what is refused and what is ours."""
     body = await json_body(request)
@@ -36,8 +54,8 @@ async def create(request: Request, context: InContext) -> Response:
     return JSONResponse(events.message, headers=asking.headers)
 
 
-@router.post("/count_tokens")
-async def count_tokens(request: Request, context: InContext) -> dict[str, int]:
+@router.post("/count_tokens", openapi_extra=openapi.guided(TokensRequest))
+async def count_tokens(request: Request, context: InContext) -> TokenCount:
     """Tokens of a prompt, as the policy counts them."""
     call = await understand(chat_of(await json_body(request), counting=True), request, context)
     policy = context.parts.policy(call.policy)
@@ -45,7 +63,8 @@ async def count_tokens(request: Request, context: InContext) -> dict[str, int]:
     if not isinstance(policy, OpenAIPolicy):
         raise cannot
     try:
-        return {"input_tokens": await while_present(request, policy.count_tokens(call.body))}
+        count = await while_present(request, policy.count_tokens(call.body))
+        return TokenCount(input_tokens=count)
     except PolicyRefused as error:
         if error.status in (404, 405):
             raise cannot from error

@@ -5,30 +5,34 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Header
 
+from service import openapi
 from service.errors import ApiError
 from service.routes.context import Context, InContext
+from service.wire.schemas import AnthropicModel, AnthropicModelList, Model, ModelList
 
-router = APIRouter(tags=["chat"])
+router = APIRouter(tags=["chat"], responses=openapi.errors(401, 500))
 _STARTED = int(time.time())
 ALIASES = ("plain", "lookahead")
+Version = Annotated[str | None, Header(alias="anthropic-version")]
 
 
 @router.get("/v1/models")
-async def models(request: Request, context: InContext) -> dict[str, Any]:
+async def models(context: InContext, version: Version = None) -> ModelList | AnthropicModelList:
     """The policies, each by its name and by its aliases ``NAME:plain`` and ``NAME:lookahead``."""
-    shown = [_shown(name, request) for name in _names(context)]
-    if not _anthropic(request):
-        return {"object": "list", "data": shown}
-    ends = {"first_id": shown[0]["id"], "last_id": shown[-1]["id"]}
-    return {"data": shown, "has_more": False, **ends}
+    names = _names(context)
+    if version is None:
+        return ModelList(data=[_openais(name) for name in names])
+    return AnthropicModelList(
+        data=[_anthropics(name) for name in names], first_id=names[0], last_id=names[-1]
+    )
 
 
-@router.get("/v1/models/{name:path}")
-async def model(name: str, request: Request, context: InContext) -> dict[str, Any]:
+@router.get("/v1/models/{name:path}", responses=openapi.errors(404))
+async def model(name: str, context: InContext, version: Version = None) -> Model | AnthropicModel:
     """One policy."""
     if name not in _names(context):
         raise ApiError(
@@ -37,7 +41,7 @@ async def model(name: str, request: Request, context: InContext) -> dict[str, An
             code="model_not_found",
             param="model",
         )
-    return _shown(name, request)
+    return _openais(name) if version is None else _anthropics(name)
 
 
 def _names(context: Context) -> list[str]:
@@ -48,12 +52,11 @@ def _names(context: Context) -> list[str]:
     ]
 
 
-def _shown(name: str, request: Request) -> dict[str, Any]:
-    if _anthropic(request):
-        made = datetime.fromtimestamp(_STARTED, UTC).isoformat().replace("+00:00", "Z")
-        return {"type": "model", "id": name, "display_name": name, "created_at": made}
-    return {"id": name, "object": "model", "created": _STARTED, "owned_by": "pilotfish"}
+def _openais(name: str) -> Model:
+    return Model(id=name, created=_STARTED, owned_by="pilotfish")
 
 
-def _anthropic(request: Request) -> bool:
-    return "anthropic-version" in request.headers
+def _anthropics(name: str) -> AnthropicModel:
+    return AnthropicModel(
+        id=name, display_name=name, created_at=datetime.fromtimestamp(_STARTED, UTC)
+    )

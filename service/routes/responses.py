@@ -11,6 +11,7 @@ import structlog
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
 
+from service import openapi
 from service.errors import ApiError, told
 from service.redis_connection import StateError
 from service.redis_responses import RedisResponses
@@ -21,12 +22,21 @@ from service.wire.fields import wrong
 from service.wire.items import long_form
 from service.wire.response_events import ResponseEvents
 from service.wire.responses import Asked, asked_of, chat_of
+from service.wire.schemas import DeletedResponse, InputItems, ResponseAnswer, ResponseRequest
 
-router = APIRouter(prefix="/v1/responses", tags=["responses"])
+router = APIRouter(
+    prefix="/v1/responses", tags=["responses"], responses=openapi.errors(400, 401, 404, 500, 503)
+)
 log = structlog.get_logger()
 
 
-@router.post("", response_model=None, dependencies=[Depends(permitted)])
+@router.post(
+    "",
+    response_model=None,
+    dependencies=[Depends(permitted)],
+    responses=openapi.streamed(ResponseAnswer) | openapi.errors(413, 429, 502, "4XX"),
+    openapi_extra=openapi.guided(ResponseRequest),
+)
 async def create(request: Request, context: InContext) -> Response:
     """OpenAI's; see docs/endpoint.md for what is refused and what is ours."""
     asked = asked_of(await json_body(request))
@@ -43,10 +53,14 @@ async def create(request: Request, context: InContext) -> Response:
     return JSONResponse(events.response, headers=asking.headers)
 
 
-@router.get("/{response_id}")
-async def retrieve(response_id: str, request: Request, context: InContext) -> JSONResponse:
+@router.get("/{response_id}", response_model=ResponseAnswer)
+async def retrieve(
+    response_id: str,
+    context: InContext,
+    stream: Annotated[str, Query(json_schema_extra={"enum": ["false"]})] = "false",
+) -> Response:
     """A response that was kept."""
-    if request.query_params.get("stream", "false") != "false":
+    if stream != "false":
         raise wrong("stream", "a response that was kept is given whole")
     record = await context.responses.record(response_id)
     if record is None:
@@ -61,7 +75,7 @@ async def input_items(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: str | None = None,
     order: Literal["asc", "desc"] = "desc",
-) -> dict[str, Any]:
+) -> InputItems:
     """What a response that was kept was asked with: its own input, not that of those before it, in
     the long form. Items that had no id have one of their place."""
     record = await context.responses.record(response_id)
@@ -78,21 +92,20 @@ async def input_items(
         raise wrong("after", f"the response has no item {after!r}")
     begin = 0 if after is None else ids.index(after) + 1
     page = items[begin : begin + limit]
-    return {
-        "object": "list",
-        "data": page,
-        "first_id": page[0]["id"] if page else None,
-        "last_id": page[-1]["id"] if page else None,
-        "has_more": begin + limit < len(items),
-    }
+    return InputItems(
+        data=page,
+        first_id=page[0]["id"] if page else None,
+        last_id=page[-1]["id"] if page else None,
+        has_more=begin + limit < len(items),
+    )
 
 
 @router.delete("/{response_id}")
-async def delete(response_id: str, context: InContext) -> dict[str, Any]:
+async def delete(response_id: str, context: InContext) -> DeletedResponse:
     """Forget a response; those that go on from it cannot be gone on with."""
     if not await context.responses.forget(response_id):
         raise _gone(response_id)
-    return {"id": response_id, "object": "response", "deleted": True}
+    return DeletedResponse(id=response_id, deleted=True)
 
 
 def _gone(response_id: str) -> ApiError:

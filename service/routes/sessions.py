@@ -9,15 +9,23 @@ from fastapi import APIRouter, Path, Query
 
 from pilotfish import Trajectory, Usage
 from pilotfish.api import SESSION_ID, GuideOptions, SessionList, SessionView
+from service import openapi
 from service.errors import ApiError
 from service.redis_sessions import SessionGone
 from service.routes.context import InContext
 
-router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
+router = APIRouter(
+    prefix="/v1/sessions", tags=["sessions"], responses=openapi.errors(400, 401, 500, 503)
+)
 Session = Annotated[str, Path(pattern=SESSION_ID)]
+_GONE = openapi.errors(404)
 
 
-@router.get("")
+async def named_in_path(session: Session) -> None:
+    """A FastAPI dependency of routes below ``/sessions/{session}``: that is a session's id."""
+
+
+@router.get("", responses=_GONE)
 async def page(
     context: InContext,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
@@ -32,7 +40,7 @@ async def page(
     return SessionList(data=[_view(summary) for summary in found[:limit]], next=more)
 
 
-@router.get("/{session}")
+@router.get("/{session}", responses=_GONE)
 async def show(session: Session, context: InContext) -> SessionView:
     """One session."""
     try:
@@ -41,14 +49,14 @@ async def show(session: Session, context: InContext) -> SessionView:
         raise _not_found(error) from error
 
 
-@router.put("/{session}")
+@router.put("/{session}", responses=openapi.errors(413))
 async def guide(session: Session, body: GuideOptions, context: InContext) -> SessionView:
     """Set how calls of a session are guided that do not say it. The session need not have begun."""
     await context.sessions.state.guide(session, body.model_dump(exclude_unset=True))
     return await show(session, context)
 
 
-@router.get("/{session}/trajectory")
+@router.get("/{session}/trajectory", responses=_GONE)
 async def trajectory(session: Session, context: InContext) -> Trajectory:
     """Its trajectory: every candidate, score and reason. Where the agent went back, that of its
     longest way."""
@@ -58,7 +66,7 @@ async def trajectory(session: Session, context: InContext) -> Trajectory:
         raise _not_found(error) from error
 
 
-@router.delete("/{session}", status_code=204)
+@router.delete("/{session}", status_code=204, responses=_GONE)
 async def forget(session: Session, context: InContext) -> None:
     """Delete what is kept of a session."""
     try:

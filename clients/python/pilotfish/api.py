@@ -9,6 +9,7 @@ from typing_extensions import Self
 
 from pilotfish.messages import Message
 from pilotfish.strategy import Lookahead, Pick, Rule, Strategy
+from pilotfish.strict import Strict
 from pilotfish.task import Task
 from pilotfish.trajectory import Decision, Trajectory, Usage
 
@@ -22,14 +23,10 @@ trajectories' exit statuses say why."""
 FINAL_STATUSES = frozenset({"succeeded", "failed", "cancelled"})
 
 
-class _Wire(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
 Item = TypeVar("Item")
 
 
-class Page(_Wire, Generic[Item]):
+class Page(Strict, Generic[Item]):
     """One page of a list."""
 
     object: Literal["list"] = "list"
@@ -44,10 +41,14 @@ def _is_turn(message: Message) -> Message:
     return message
 
 
-Turn = Annotated[Message, AfterValidator(_is_turn)]
+Turn = Annotated[
+    Message,
+    AfterValidator(_is_turn),
+    Field(json_schema_extra={"properties": {"role": {"const": "assistant"}}}),
+]
 
 
-class LookaheadRequest(_Wire):
+class LookaheadRequest(Strict):
     """``POST /v1/lookahead``: decide one step, execute nothing."""
 
     messages: list[Message] = Field(min_length=1)
@@ -61,13 +62,13 @@ class LookaheadRequest(_Wire):
     """Your own candidates: they are scored and chosen from, and the policy is not asked."""
 
 
-class LookaheadResponse(_Wire):
+class LookaheadResponse(Strict):
     decision: Decision
     message: Message
     """The chosen candidate."""
 
 
-class ScoreRequest(_Wire):
+class ScoreRequest(Strict):
     """``POST /v1/score``: Q of candidates in a state, or, without candidates, of every agent turn
     of the history."""
 
@@ -77,7 +78,7 @@ class ScoreRequest(_Wire):
     session: str | None = Field(default=None, max_length=200)
 
 
-class ScoreResponse(_Wire):
+class ScoreResponse(Strict):
     critic: str
     q: list[float]
     """In [0, 1]: by candidate, or by agent turn, oldest first."""
@@ -85,8 +86,20 @@ class ScoreResponse(_Wire):
     """Standard deviation of each; ``null`` where the critic gives none."""
 
 
-class SelectionRequest(_Wire):
+class SelectionRequest(Strict):
     """``POST /v1/selections``: which of these finished trajectories, or sessions, to return."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {
+                    "required": [given],
+                    "properties": {given: {"minItems": 1}, other: {"maxItems": 0}},
+                }
+                for given, other in (("trajectories", "sessions"), ("sessions", "trajectories"))
+            ]
+        }
+    )
 
     trajectories: list[Trajectory] = Field(default_factory=list, max_length=256)
     sessions: list[str] = Field(default_factory=list, max_length=256)
@@ -105,7 +118,7 @@ class SelectionRequest(_Wire):
         return self
 
 
-class SelectionResponse(_Wire):
+class SelectionResponse(Strict):
     chosen: int | None
     """Position in the request; ``None`` is an abstention."""
     ranking: list[int]
@@ -116,7 +129,7 @@ class SelectionResponse(_Wire):
     reason: str
 
 
-class RunRequest(_Wire):
+class RunRequest(Strict):
     """``POST /v1/runs``: run a task under a strategy."""
 
     task: Task
@@ -129,7 +142,7 @@ class RunRequest(_Wire):
     tags: dict[str, str] = Field(default_factory=dict, max_length=16)
 
 
-class TrajectorySummary(_Wire):
+class TrajectorySummary(Strict):
     """One trajectory of a run, without its steps."""
 
     number: int
@@ -149,7 +162,7 @@ class TrajectorySummary(_Wire):
     usage: Usage
 
 
-class RunView(_Wire):
+class RunView(Strict):
     """``GET /v1/runs/{id}``."""
 
     id: str
@@ -175,12 +188,10 @@ class RunList(Page[RunView]):
     """``GET /v1/runs``: newest first."""
 
 
-class GuideOptions(BaseModel):
+class GuideOptions(Strict):
     """How calls are guided: of one call the body's ``pilotfish`` object, or the headers
     ``x-pilotfish-FIELD``, with ``-`` for ``_``; of a session or a key what holds where its calls do
     not say. Header > body > session > key > the service's default."""
-
-    model_config = ConfigDict(extra="forbid")
 
     k: int | None = Field(default=None, ge=1, le=64)
     pick: Pick = "argmax"
@@ -194,7 +205,7 @@ SESSION_ID = r"^[!-.0-~]{1,200}$"
 """What names a session: printable ASCII without spaces and slashes, since it stands in paths."""
 
 
-class SessionView(_Wire):
+class SessionView(Strict):
     """``GET /v1/sessions/{id}``: the calls of one outside agent, through the endpoint."""
 
     id: str
@@ -231,7 +242,7 @@ class Event(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """An error, in OpenAI's shape."""
+    """What is wrong, and what to do."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -239,3 +250,9 @@ class ErrorBody(BaseModel):
     type: str
     param: str | None = None
     code: str | None = None
+
+
+class ErrorAnswer(BaseModel):
+    """An error, in OpenAI's shape."""
+
+    error: ErrorBody

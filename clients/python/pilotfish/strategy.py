@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from pilotfish.strict import Strict
 
 SYSTEM_PROMPT = (
     "You solve a task in a shell. Each turn: a short thought, then exactly one command in a "
@@ -17,10 +19,8 @@ SYSTEM_PROMPT = (
 _OURS = frozenset({"model", "messages", "n", "best_of", "stream", "stream_options"})
 
 
-class Sampling(BaseModel):
+class Sampling(Strict):
     """How the policy samples."""
-
-    model_config = ConfigDict(extra="forbid")
 
     temperature: float | None = Field(default=0.9, ge=0, le=2)
     """``None`` leaves it to the policy."""
@@ -29,7 +29,10 @@ class Sampling(BaseModel):
     """Completion tokens of one candidate; ``None`` leaves it to the policy."""
     seed: int | None = None
     stop: list[str] | None = None
-    extra: dict[str, Any] = Field(default_factory=dict)
+    extra: dict[str, Any] = Field(
+        default_factory=dict,
+        json_schema_extra={"propertyNames": {"not": {"enum": [*sorted(_OURS)]}}},
+    )
     """Fields of the request that we pass on untouched (``tools``, ``response_format``...)."""
 
     @field_validator("extra")
@@ -50,10 +53,8 @@ Pick = Literal["argmax", "softmax", "vote"]
 """How a step's candidate is chosen."""
 
 
-class Lookahead(BaseModel):
+class Lookahead(Strict):
     """How one step is decided."""
-
-    model_config = ConfigDict(extra="forbid")
 
     k: int = Field(default=4, ge=1, le=64)
     """Candidates a step. 1 is the policy alone: nothing is scored."""
@@ -73,10 +74,8 @@ Rule = Literal["critic", "hybrid", "majority"]
 """How selection ranks finished attempts."""
 
 
-class Selection(BaseModel):
+class Selection(Strict):
     """How many attempts a run makes, and which one it returns."""
-
-    model_config = ConfigDict(extra="forbid")
 
     n: int = Field(default=1, ge=1, le=64)
     """Trajectories of a run, each in a sandbox of its own."""
@@ -104,10 +103,8 @@ class Selection(BaseModel):
     """Turns before an attempt may fall behind."""
 
 
-class BudgetLimits(BaseModel):
+class BudgetLimits(Strict):
     """Bounds of one run over all of its trajectories. ``None`` is no bound."""
-
-    model_config = ConfigDict(extra="forbid")
 
     tokens: int | None = Field(default=None, ge=1)
     """Prompt and completion tokens of the policy, every candidate counted."""
@@ -117,10 +114,8 @@ class BudgetLimits(BaseModel):
     """Agent turns that are executed."""
 
 
-class RolloutSettings(BaseModel):
+class RolloutSettings(Strict):
     """How a trajectory is run."""
-
-    model_config = ConfigDict(extra="forbid")
 
     system_prompt: str = SYSTEM_PROMPT
     max_steps: int = Field(default=50, ge=1, le=1000)
@@ -138,10 +133,29 @@ class RolloutSettings(BaseModel):
     After that the trajectory ends as ``PolicyError``, or is decided without the critic."""
 
 
-class Strategy(BaseModel):
+def _has(*names: str) -> dict[str, Any]:
+    """JSON Schema: an object with a number in that place."""
+    schema: dict[str, Any] = {"type": "integer"}
+    for name in reversed(names):
+        schema = {"required": [name], "properties": {name: schema}}
+    return schema
+
+
+class Strategy(Strict):
     """Search within a trajectory, search across trajectories, and what both may spend."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": _has("budget", "tokens"),
+            "then": {
+                "anyOf": [
+                    _has("lookahead", "sampling", "max_tokens"),
+                    _has("lookahead", "sampling", "extra", "max_tokens"),
+                    _has("lookahead", "sampling", "extra", "max_completion_tokens"),
+                ]
+            },
+        },
+    )
 
     lookahead: Lookahead = Field(default_factory=Lookahead)
     selection: Selection = Field(default_factory=Selection)

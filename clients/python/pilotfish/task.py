@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
+
+from pilotfish.strict import Strict
 
 
 def check_files(files: Mapping[str, str]) -> Mapping[str, str]:
@@ -20,7 +22,17 @@ def check_files(files: Mapping[str, str]) -> Mapping[str, str]:
     return files
 
 
-Files = Annotated[dict[str, str], AfterValidator(check_files)]
+Files = Annotated[
+    dict[str, str],
+    AfterValidator(check_files),
+    Field(
+        json_schema_extra={
+            "propertyNames": {
+                "pattern": r"^(?!/)(?!(\./*)+$)(?!([^\u0000]*/)?\.\.(/|$))[^\u0000]+$",
+            }
+        }
+    ),
+]
 
 
 def check_folder(path: str) -> str:
@@ -30,18 +42,29 @@ def check_folder(path: str) -> str:
     return path
 
 
+Folder = Annotated[
+    str,
+    AfterValidator(check_folder),
+    Field(json_schema_extra={"pattern": r"^/[^:\u0000]*$"}),
+]
+_HOST = r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?(:[1-9][0-9]{0,4})?"
+
+
 def check_host(host: str) -> str:
     """The same host. Raises: ``ValueError`` for what is not ``NAME`` or ``*.NAME``, with a port if
     need be."""
-    if not re.fullmatch(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?(:[1-9]\d{0,4})?", host):
+    if not re.fullmatch(_HOST, host):
         raise ValueError(f"a host is NAME, *.NAME, NAME:PORT or *.NAME:PORT: {host!r} is none")
     return host
 
 
-class Check(BaseModel):
-    """One test of what an agent left behind: files written after it is done, then one command."""
+Host = Annotated[
+    str, AfterValidator(check_host), Field(json_schema_extra={"pattern": f"^{_HOST}$"})
+]
 
-    model_config = ConfigDict(extra="forbid")
+
+class Check(Strict):
+    """One test of what an agent left behind: files written after it is done, then one command."""
 
     files: Files = Field(default_factory=dict)
     """Path (relative to the task's ``workdir``) to content. The agent never sees them."""
@@ -55,11 +78,9 @@ class Evaluation(Check):
     """How a finished attempt is judged: the reward is 1 if it passes, else 0."""
 
 
-class Task(BaseModel):
+class Task(Strict):
     """One task. ``image`` names the sandbox's image; ``"host"`` is this machine's own file system,
     read-only, which is what the bubblewrap backend offers."""
-
-    model_config = ConfigDict(extra="forbid")
 
     id: str = Field(min_length=1, max_length=200)
     statement: str = Field(min_length=1)
@@ -69,12 +90,10 @@ class Task(BaseModel):
     setup: list[str] = Field(default_factory=list)
     """Commands run in ``workdir`` before the agent starts; one that fails fails the start."""
     workdir: str = "/workspace"
-    path: list[Annotated[str, AfterValidator(check_folder)]] = Field(default_factory=list)
+    path: list[Folder] = Field(default_factory=list)
     """Folders of the sandbox that stand first on PATH in each of its commands, the agent's and the
     tests'. Those that are not there do nothing."""
-    allow_hosts: list[Annotated[str, AfterValidator(check_host)]] = Field(
-        default_factory=list, max_length=256
-    )
+    allow_hosts: list[Host] = Field(default_factory=list, max_length=256)
     """Hosts that its sandbox may speak to by HTTP and HTTPS: ``pypi.org``, ``*.example.org`` (not
     example.org itself), ``host:8443``; without a port 80 and 443. None is no network."""
     memory: int | None = Field(default=None, ge=2**20)
