@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest
 # One more than cores: many tests wait.
 WORKERS := $(shell expr $$(nproc) + 1)
 
-.PHONY: help setup demo test test-fast test-slow test-containers test-vllm lint experiment ablate retrain bench-step bench-critic bench-runs bench-gateway bench-affinity chaos lock clean
+.PHONY: help setup demo test test-fast test-slow test-containers test-vllm lint typescript experiment ablate retrain bench-step bench-critic bench-runs bench-gateway bench-affinity chaos lock clean
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -39,6 +39,11 @@ lint: .venv/done ## ruff, mypy, layers
 	$(BIN)/mypy
 	for version in 3.10 3.14; do $(BIN)/mypy --python-version $$version -p pilotfish; done
 	PYTHONPATH=.:clients/python $(BIN)/lint-imports --no-cache
+
+typescript: .venv/done ## Write the TypeScript client's types anew, from the OpenAPI document
+	mkdir -p clients/typescript/build
+	$(BIN)/python -m service openapi > clients/typescript/build/openapi.json
+	cd clients/typescript && npm ci --no-audit --no-fund && npm run generate -- --output src/schema.ts
 
 experiment: setup ## Measure both operators on all held-out tasks (two hours on two cores; resumable)
 	$(BIN)/python -m examples.bugfix.experiment

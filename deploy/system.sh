@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What is needed of the system: bubblewrap for the sandboxes; virtual environments; for vLLM, which
 # compiles its models, a compiler, Python's headers and on the CPU libnuma; for tests of several
-# hosts, iproute2. Installed here where we may, else asked for.
+# hosts, iproute2; for those of the TypeScript client, Node and npm. Installed here where we may, else
+# asked for.
 #   deploy/system.sh PYTHON
 set -euo pipefail
 python=$1
@@ -13,6 +14,8 @@ PATH=$PATH:/usr/sbin:/sbin command -v ip >/dev/null || missing+=(iproute2) # the
 "$python" -c 'import pathlib, sysconfig, sys
 sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' ||
     missing+=(python3-dev)
+command -v node >/dev/null || missing+=(nodejs)
+command -v npm >/dev/null || missing+=(npm)
 [[ $(/sbin/ldconfig -p) == *libnuma.so.1* ]] || missing+=(libnuma1)
 [ ${#missing[@]} = 0 ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

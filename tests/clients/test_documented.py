@@ -1,5 +1,5 @@
 """The commands in docs/critic.md and docs/batch.md, as they stand there, one after the other; the
-examples of docs/endpoint.md."""
+examples of docs/endpoint.md and docs/clients.md."""
 
 from __future__ import annotations
 
@@ -32,7 +32,11 @@ BATCH = [
 ]
 COMMANDS = [line for line in TEXT.splitlines() if line.startswith("pilotfish-critic ")]
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-EXAMPLES = re.findall(FENCE, (DOCS / "endpoint.md").read_text())
+EXAMPLES = [
+    example
+    for name in ("endpoint.md", "clients.md")
+    for example in re.findall(FENCE, (DOCS / name).read_text())
+]
 SERVICE = "http://127.0.0.1:8700"
 
 
@@ -113,7 +117,7 @@ async def test_every_command_for_many_tasks_runs(service, tmp_path):
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-async def test_every_example_of_the_endpoint_runs(service, example):
+async def test_every_example_of_the_endpoint_and_of_clients_runs(service, example):
     url, app = service
     app.state.context.parts.policies["bugfix-policy"] = FakePolicy(TURNS, name="bugfix-policy")
     code = example.replace(SERVICE, url).replace('api_key="none"', 'api_key="k1"')
@@ -126,4 +130,4 @@ async def test_every_example_of_the_endpoint_runs(service, example):
     out, err = await process.communicate()
     assert process.returncode == 0, err.decode()
     assert out.strip()
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 5
