@@ -16,7 +16,9 @@ from its_hub.core.reward_models.llm_judge import LLMJudge
 
 async def answer(best: BestOfN, url: str, k: int, body: dict[str, Any]) -> dict[str, Any]:
     policy = OpenAICompatibleLanguageModel(
-        url, "none", "policy", temperature=body.get("temperature")
+        *(url, "none", "policy"),
+        temperature=body.get("temperature"),
+        max_tokens=body.get("max_tokens"),
     )
     messages = [ChatMessage.from_dict(message) for message in body["messages"]]
     message = await best.ainfer(policy, messages, k, tools=body.get("tools"))
