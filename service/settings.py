@@ -53,6 +53,9 @@ class EndpointPolicy(_Part):
     """Seconds of one generation."""
     n: bool = True
     """Whether it takes ``n``; if not, K requests are made at once."""
+    stream: bool = True
+    """Whether it streams; if not, K requests are made at once, and a caller who wants a stream has
+    the whole answer as one."""
     logprobs: bool = True
     """Whether to ask for log-probabilities, which break ties between several candidates."""
     continuous_usage: bool = False

@@ -58,7 +58,7 @@ class OpenAIPolicy:
         self, state: Sequence[Message], n: int, sampling: Sampling, *, session: str | None = None
     ) -> AsyncGenerator[Sample, None]:
         body = self._body(state, n, sampling)
-        if self.settings.n or n == 1:
+        if n == 1 or (self.settings.n and self.settings.stream):
             samples = self._request(body | {"n": n} if n > 1 else body, session)
         else:
             samples = self._requests(body, n, session)

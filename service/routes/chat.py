@@ -76,7 +76,7 @@ class Asking:
         self._call, self._context = call, context
         self._policy = context.parts.policy(call.policy)
         self._plain = _unguided(call, context)
-        self._critic = context.parts.critic(call.options.critic) if self._plain is None else None
+        self._critic = context.parts.critic(call.options.critic) if call.guide else None
         self.headers: dict[str, str] = {}
 
     async def answer(self) -> dict[str, Any]:
@@ -225,8 +225,10 @@ def _lookahead(call: ChatCall) -> Lookahead:
 def _unguided(call: ChatCall, context: Context) -> OpenAIPolicy | None:
     """The policy, where it is to answer for itself: unguided, or streaming its only candidate."""
     policy = context.parts.policy(call.policy)
+    if not isinstance(policy, OpenAIPolicy) or (call.stream and not policy.settings.stream):
+        return None
     alone = not call.guide or (call.stream and call.k == 1)
-    return policy if alone and isinstance(policy, OpenAIPolicy) else None
+    return policy if alone else None
 
 
 def _passed_on(call: ChatCall, policy: OpenAIPolicy) -> dict[str, Any]:

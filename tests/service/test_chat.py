@@ -104,6 +104,21 @@ async def test_tool_calls_and_reasoning_come_back_as_they_were(service):
     }
 
 
+@pytest.mark.parametrize(("model", "k"), [("p", 3), ("p:lookahead", 1), ("p:plain", None)])
+async def test_a_policy_that_cannot_stream_is_asked_for_none(service, model, k):
+    service.context.parts.policies["p"].settings.stream = False
+    service.up.messages = [{"content": "words"}]
+    options = {} if k is None else {"pilotfish": {"k": k}}
+    assert (await service.ask(model=model, **options)).status_code == 200
+    answer = await service.ask(model=model, stream=True, **options)
+    events = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
+    chunks = [json.loads(event) for event in events[:-1]]
+    said = "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"])
+    assert (said, events[-1]) == ("words", "[DONE]")
+    assert len(service.up.bodies) == 2 * (k or 1)
+    assert not any(body.get("stream") or "n" in body for body in service.up.bodies)
+
+
 async def test_every_option_reaches_the_search(service, monkeypatch):
     asked = []
     inner = chat.guided_step
