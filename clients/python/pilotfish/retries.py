@@ -101,7 +101,7 @@ class Patience:
 
 
 def _pause(attempt: int, asked: float | None) -> float:
-    """Seconds before another attempt: what the service asks for, else about 0.2, 0.4... 6.4; up to
-    a quarter less, so that many callers do not come back at once."""
-    own = 0.2 * float(2 ** min(attempt, 5)) * random.uniform(0.75, 1.0)
+    """Seconds before another attempt: what the service asks for, else 0.2, 0.4... 6.4, and up to
+    a quarter more, so that many callers do not come back at once."""
+    own = 0.2 * float(2 ** min(attempt, 5)) * random.uniform(1.0, 1.25)
     return own if asked is None else min(max(asked, 0.2), _LONGEST)
