@@ -22,7 +22,7 @@ from benchmarks.many_sessions import many_sessions
 from benchmarks.passing_on import WAYS, Comparison, bodies_of, spread_of
 from benchmarks.step import growing_histories, measure
 from benchmarks.steps_of_peers import K, compared
-from examples.bugfix.collect import MAX_MODEL_LEN, MAX_TOKENS
+from examples.bugfix.collect import MAX_MODEL_LEN, MAX_TOKENS, POLICY_ARGUMENTS
 from examples.bugfix.experiment import CHECKPOINTS
 from service.local.stack import Stack, StackSettings, local_stack
 
@@ -35,22 +35,30 @@ async def on_models(rounds: int, concurrent: int = 16, k: int = 4) -> dict[str, 
         policy=CHECKPOINTS / "policy",
         critics={"critic": CHECKPOINTS / "critic"},
         max_model_len=MAX_MODEL_LEN,
+        policy_arguments=POLICY_ARGUMENTS,
     )
-    async with (
-        local_stack(settings, report=lambda text: print(f"{text}...")) as stack,
-        served.service(_over(stack)) as service,
-    ):
+    async with local_stack(settings, report=lambda text: print(f"{text}...")) as stack:
         histories = growing_histories(4, 6)
-        passing = await _passing_on(stack, service.url, histories, rounds, concurrent)
-        through = stack._replace(url=service.url)
-        await measure(through, k, histories[:3])  # warm up
-        guided = [await measure(through, k, histories) for _ in range(rounds)]
-    ratios = spread_of([one["guided_to_plain"] for one in guided])
-    print(f"guided K={k} to n={k}: {ratios}", flush=True)
-    return {"passing on": passing, "guided_to_plain": ratios, "guided": guided}
+        found: dict[str, Any] = {}
+        for logprobs in (True, False):
+            name = "guided" if logprobs else "guided without log-probabilities"
+            async with served.service(_over(stack, logprobs=logprobs)) as service:
+                found[name] = await _guided(stack._replace(url=service.url), k, histories, rounds)
+                print(f"{name}, K={k} to n={k}: {found[name]['ratio']}", flush=True)
+                if logprobs:
+                    found["passing on"] = await _passing_on(
+                        stack, service.url, histories, rounds, concurrent
+                    )
+    return found
 
 
-def _over(stack: Stack) -> dict[str, Any]:
+async def _guided(through: Stack, k: int, histories: list[Any], rounds: int) -> dict[str, Any]:
+    await measure(through, k, histories[:3])  # warm up
+    measured = [await measure(through, k, histories) for _ in range(rounds)]
+    return {"ratio": spread_of([one["guided_to_plain"] for one in measured]), "rounds": measured}
+
+
+def _over(stack: Stack, *, logprobs: bool) -> dict[str, Any]:
     """Settings of a service of its own process, over the stack's models."""
     policy, critic = stack.servers["policy"], stack.servers["critic critic"]
     return {
@@ -60,6 +68,7 @@ def _over(stack: Stack) -> dict[str, Any]:
                 "url": f"{policy.url}/v1",
                 "model": policy.model,
                 "continuous_usage": True,
+                "logprobs": logprobs,
             }
         },
         "critics": {

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,7 +59,7 @@ async def many_sessions(
 ) -> dict[str, Any]:
     """``sessions`` at once for ``seconds``, each asking for its next step as it has one."""
     candidates = seconds_of_candidates(k, slowest / 2, slowest)
-    counted = {"answered": 0, "failed": 0}
+    counted: Counter[str] = Counter()
     looks = Looks()
     async with served.timed_models(candidates, scoring, chunks=20) as models:
         settings = served.over_timed_models(models)
@@ -97,7 +98,7 @@ async def _agent(
     number: int,
     after: float,
     k: int,
-    counted: dict[str, int],
+    counted: Counter[str],
 ) -> None:
     """Agents arrive spread over a step: latencies are fixed, and those that began together would
     ask together for ever."""
@@ -107,8 +108,9 @@ async def _agent(
         for turn in range(TURNS):
             messages.append({"role": "user", "content": f"{number}: go on. " + "word " * 100})
             name = f"agent{number}-task{task}"
-            if (said := await _step(client, url, name, messages, k)) is None:
-                counted["failed"] += 1
+            said = await _step(client, url, name, messages, k)
+            if isinstance(said, str):
+                counted[said] += 1
                 break
             counted["answered"] += 1
             messages.append(said | {"content": f"{said['content']} {turn}"})
@@ -116,20 +118,24 @@ async def _agent(
 
 async def _step(
     client: httpx.AsyncClient, url: str, session: str, messages: list[dict[str, Any]], k: int
-) -> dict[str, Any] | None:
+) -> dict[str, Any] | str:
+    """The turn, or what failed."""
     body = {
         "model": "policy:lookahead",
         "messages": messages or [{"role": "user", "content": "go"}],
         "pilotfish": {"k": k, "session": session},
     }
-    answer = await client.post(f"{url}/v1/chat/completions", json=body)
+    try:
+        answer = await client.post(f"{url}/v1/chat/completions", json=body)
+    except httpx.HTTPError as error:
+        return f"{type(error).__name__}: {error}"
     if answer.status_code != 200:
-        return None
+        return f"{answer.status_code}: {answer.text[:200]}"
     return dict(answer.json()["choices"][0]["message"])
 
 
 def _report(
-    looks: Looks, counted: dict[str, int], sessions: int, seconds: float, empty: int
+    looks: Looks, counted: Counter[str], sessions: int, seconds: float, empty: int
 ) -> dict[str, Any]:
     """All after warm-up: a fifth of the time, in which agents arrive."""
     warm, minute = seconds / 5, min(60.0, seconds / 5)
@@ -140,7 +146,7 @@ def _report(
         "sessions": sessions,
         "seconds": round(seconds, 1),
         "requests": counted["answered"],
-        "failed": counted["failed"],
+        "failed": {what: count for what, count in counted.items() if what != "answered"},
         "cpu_ms_a_request": {
             "all": looks.cpu_ms_a_request(warm, seconds + 1),
             "first minute": looks.cpu_ms_a_request(warm, warm + minute),

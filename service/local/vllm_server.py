@@ -62,8 +62,9 @@ class VllmSettings(BaseModel):
     max_model_len: int | None = Field(default=None, ge=1)
     max_num_seqs: int | None = Field(default=None, ge=1)
     dtype: str = "auto"
-    """``auto`` is the checkpoint's, but float32 on a CPU that has no instructions for bfloat16, where
-    that takes fifty times as long (products of 1024x1024 on one core: 0.9 GFLOP/s, not 51)."""
+    """``auto`` is the checkpoint's, but float32 on a CPU that has no instructions for bfloat16,
+    where that takes fifty times as long (products of 1024x1024 on one core: 0.9 GFLOP/s, not 51).
+    """
     eager: bool = False
     """Start in half the time, and decode slower."""
     cpu_cache_gib: int = Field(default=1, ge=1)
