@@ -115,9 +115,11 @@ async def until(true):
             await asyncio.sleep(0.005)
 
 
-@pytest.mark.parametrize("calls", [pytest.param(1000, marks=pytest.mark.slow), 100])
 @pytest.mark.parametrize("n", [True, False], ids=["one request", "K requests"])
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(
+    ("loop", "calls"),
+    [("asyncio", 100), ("uvloop", 100), pytest.param("uvloop", 1000, marks=pytest.mark.slow)],
+)
 def test_of_many_calls_whose_callers_leave_at_random_nothing_is_left(redis_url, loop, n, calls):
     async def main():
         async with a_world(redis_url, n, concurrent_requests=calls) as world:
