@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from service.transport import Transport
 
+_NOTHING = httpx.ByteStream(b"")
 TOO_LONG = re.compile(r"context length|context_length|max_model_len|too many tokens", re.I)
 """In what a served model says of a request that does not fit it."""
 KEPT_FOR = 2.0
@@ -50,3 +51,9 @@ def client_of(endpoint: Endpoint, url: str | None = None) -> httpx.AsyncClient:
         timeout=httpx.Timeout(endpoint.timeout, connect=10.0),
         transport=Transport(limits),
     )
+
+
+def unbind(response: httpx.Response) -> None:
+    """Of a response that is read or closed: httpx's stream and response hold each other, and both
+    would stay until they are collected."""
+    response.stream = _NOTHING

@@ -21,7 +21,8 @@ from yarl import URL
 
 
 class Transport(httpx.AsyncBaseTransport):
-    """Of ``limits``, how many connections there are and how long idle ones are kept."""
+    """Of ``limits``, how many connections there are and how long idle ones are kept. What is sent
+    is sent whole: bodies that are made as they are sent are not for it."""
 
     def __init__(self, limits: httpx.Limits) -> None:
         self._limits = limits

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import httpx
-import stamina
 
 from search.errors import CriticError, CriticRefused, CriticTooLong
-from service.endpoint import TOO_LONG, Endpoint, client_of
+from service.endpoint import TOO_LONG, Endpoint, client_of, unbind
+from service.retrying import retried
 
 T = TypeVar("T")
 _BROKEN = (httpx.ConnectError, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
@@ -52,7 +52,9 @@ class CriticEndpoint:
         url, timeout = self.url, self.settings.timeout
         try:
             async with self._permits, asyncio.timeout(timeout):
-                response = await self._post(path, body)
+                response = await retried(
+                    lambda: self._post(path, body), (*_BROKEN, _Busy), attempts=3, timeout=10.0
+                )
         except (TimeoutError, httpx.ReadTimeout) as error:
             raise CriticError(f"no answer from {url} in {timeout:g} s") from error
         except (httpx.HTTPError, _Busy) as error:
@@ -69,9 +71,9 @@ class CriticEndpoint:
         except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as e:
             raise CriticError(f"not an answer of {path}: {response.text[:200]!r}") from e
 
-    @stamina.retry(on=(*_BROKEN, _Busy), attempts=3, timeout=10.0)
     async def _post(self, path: str, body: dict[str, Any]) -> httpx.Response:
         response = await self.client.post(path, json=body)
+        unbind(response)
         if response.status_code in _BUSY:
             raise _Busy(f"it answers {response.status_code}: {_message(response)}")
         return response

@@ -15,15 +15,15 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Any
 
 import httpx
-import stamina
 
 from pilotfish import Message
 from pilotfish.strategy import Sampling
 from search.contracts import Sample
 from search.errors import ContextTooLong, PolicyError, PolicyRefused
-from service.endpoint import TOO_LONG, addresses, client_of
+from service.endpoint import TOO_LONG, addresses, client_of, unbind
 from service.policies.choices import Choice, beside_choices, prompt_tokens_of, sample_of
 from service.replicas import Replicas
+from service.retrying import retried
 from service.settings import EndpointPolicy
 
 _CHAT = "/chat/completions"
@@ -210,11 +210,18 @@ class OpenAIPolicy:
         Raises: ``ContextTooLong``, ``PolicyRefused``, ``PolicyError``.
         """
         try:
-            response = await self._send(body, session, where)
+            response = await retried(
+                lambda: self._send(body, session, where),
+                (_Busy, httpx.ConnectError),
+                attempts=4,
+                timeout=30.0,
+                wait_max=5.0,
+            )
             try:
                 yield response
             finally:
                 await response.aclose()
+                unbind(response)
         except _Busy as error:
             raise PolicyError(str(error)) from error
         except httpx.TimeoutException as error:
@@ -227,7 +234,6 @@ class OpenAIPolicy:
     def _late(self) -> str:
         return f"no answer from {self.settings.url} in {self.settings.timeout:g} s"
 
-    @stamina.retry(on=(_Busy, httpx.ConnectError), attempts=4, timeout=30.0, wait_max=5.0)
     async def _send(self, body: dict[str, Any], session: str | None, where: str) -> httpx.Response:
         """Of the session's server; where that takes no request, of another's the next time."""
         url, client = self._replicas.of(session)

@@ -228,11 +228,13 @@ async def test_a_body_that_never_comes_takes_no_permit(world):
         await sending.wait()
 
     world.context.settings.concurrent_requests = 1
-    slow = asyncio.create_task(world.http.post(CHAT, content=slowly()))
-    await began.wait()
-    assert (await world.ask()).status_code == 200
-    slow.cancel()
-    await asyncio.wait({slow})
+    async with httpx.AsyncClient(base_url=world.http.base_url) as client:
+        slow = asyncio.create_task(client.post(CHAT, content=slowly()))
+        async with asyncio.timeout(SOON):
+            await began.wait()
+        assert (await world.ask()).status_code == 200
+        slow.cancel()
+        await asyncio.wait({slow})
 
 
 async def test_what_fails_under_a_call_gives_its_permit_back(world):
