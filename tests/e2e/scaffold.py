@@ -19,8 +19,11 @@ ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "integrations"
 ENVIRONMENT = ROOT / ".venv-scaffolds" / "bin"
 SERVICE = "http://127.0.0.1:8700"
-OUT_OF_TURNS = ("MaxTurnsExceeded", "UsageLimitExceeded", "GraphRecursionError")
-"""How scaffolds say that the policy went on for too long, which is no fault of theirs or ours."""
+OF_THE_POLICY = (
+    *("MaxTurnsExceeded", "UsageLimitExceeded", "GraphRecursionError"),  # it did not come to an end
+    *("JSONDecodeError", "ModelBehaviorError", "UnexpectedModelBehavior"),  # its turn was cut
+)
+"""How scaffolds say what is the policy's fault, and neither theirs nor ours."""
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -75,6 +78,12 @@ def trajectories(url: str, known: set[str]) -> list[Trajectory]:
         return [client.session_trajectory(name) for name in reversed(names)]
 
 
+def cut(found: list[Trajectory]) -> bool:
+    """Whether a turn was cut at its tokens: scaffolds drop such a one, or call it an error."""
+    turns = [step.decision.winner for trajectory in found for step in trajectory.steps]
+    return any(turn.finish_reason == "length" for turn in turns)
+
+
 def sessions(url: str) -> set[str]:
     with Pilotfish(url) as client:
         return {session.id for session in client.list_sessions()}
@@ -98,4 +107,7 @@ def spoken(turns: Any) -> list[Any]:
 def _value(part: Any) -> Any:
     if not isinstance(part, str) or not part.startswith("{"):
         return part.strip() if isinstance(part, str) else part
-    return json.loads(part)
+    try:
+        return json.loads(part)
+    except ValueError:
+        return part

@@ -9,12 +9,13 @@ import shlex
 import pytest
 
 from tests.e2e.scaffold import (
-    OUT_OF_TURNS,
+    OF_THE_POLICY,
     ROOT,
     SERVICE,
     Project,
     blocks,
     bugs,
+    cut,
     said,
     sessions,
     spoken,
@@ -65,6 +66,9 @@ print(json.dumps(shown))
 """
 
 
+TRIES = 5
+
+
 def guided(trajectory, k=4):
     """Every step had K candidates with their Q, and the best of them was chosen."""
     assert trajectory.steps
@@ -78,15 +82,16 @@ def guided(trajectory, k=4):
 
 
 def run_until_it_submits(page, code, stack_url, tmp_path):
-    """The example on one bug after the other, until the policy has not run out of turns."""
-    for problem in bugs(5):
+    """The example on one bug after the other, until the policy did its part."""
+    for problem in bugs(TRIES):
         known = sessions(stack_url)
         project = Project(tmp_path / f"bug-{problem.number}", problem, stack_url)
         done = project.python(code)
-        if done.returncode == 0:
-            return done.stdout, trajectories(stack_url, known)
-        assert any(name in done.stderr for name in OUT_OF_TURNS), done.stderr
-    raise AssertionError(f"{page}: the policy submitted on none of 5 bugs")
+        found = trajectories(stack_url, known)
+        if done.returncode == 0 and not cut(found):
+            return done.stdout, found
+        assert done.returncode == 0 or any(n in done.stderr for n in OF_THE_POLICY), done.stderr
+    raise AssertionError(f"{page}: the policy submitted on none of {TRIES} bugs")
 
 
 @pytest.mark.parametrize("page", SHOW)
@@ -115,14 +120,23 @@ def split_answers(out):
     return [first + fence, rest]
 
 
-@pytest.fixture
-def mini(stack_url, tmp_path):
-    """A project with what docs/integrations/mini-swe-agent.md takes as given."""
-    project = Project(tmp_path / "project", next(bugs(1)), stack_url)
-    [config] = blocks("mini-swe-agent", "yaml")
-    (project.folder / "pilotfish.yaml").write_text(config.replace(SERVICE, stack_url))
-    (project.folder / "bugfix.yaml").write_text((ROOT / "examples/bugfix/mini.yaml").read_text())
-    return project
+def run_mini(command, stack_url, tmp_path, *, prepare=lambda project: None):
+    """A command of docs/integrations/mini-swe-agent.md on one bug after the other, until no turn
+    was cut; gives the project's folder and the sessions' trajectories."""
+    for problem in bugs(TRIES):
+        project = Project(tmp_path / f"bug-{problem.number}", problem, stack_url)
+        [config] = blocks("mini-swe-agent", "yaml")
+        (project.folder / "pilotfish.yaml").write_text(config.replace(SERVICE, stack_url))
+        example = (ROOT / "examples/bugfix/mini.yaml").read_text()
+        (project.folder / "bugfix.yaml").write_text(example)
+        prepare(project)
+        known = sessions(stack_url)
+        done = project.run(["bash", "-c", command])
+        assert done.returncode == 0, done.stderr
+        found = trajectories(stack_url, known)
+        if not cut(found):
+            return project.folder, found
+    raise AssertionError(f"of {TRIES} attempts each had a turn that was cut")
 
 
 def commands(name):
@@ -143,20 +157,16 @@ def received(turns):
     )
 
 
-def test_mini_is_guided_on_one_task(mini, stack_url):
-    known = sessions(stack_url)
-    done = mini.run(["bash", "-c", commands("mini ")[0]])
-    assert done.returncode == 0, done.stderr
-    [trajectory] = trajectories(stack_url, known)
+def test_mini_is_guided_on_one_task(stack_url, tmp_path):
+    folder, [trajectory] = run_mini(commands("mini ")[0], stack_url, tmp_path)
     guided(trajectory)
-    turns = turns_of(mini.folder / "fixed.traj.json")
+    turns = turns_of(folder / "fixed.traj.json")
     assert received(turns) == said(trajectory)
     told = [turn["extra"]["response"]["pilotfish"]["q"] for turn in turns]
     assert told == [step.decision.winner.q for step in trajectory.steps]
 
 
-def test_minis_batch_runner_is_guided(mini, stack_url):
-    problems = list(bugs(2))
+def test_minis_batch_runner_is_guided(stack_url, tmp_path):
     rows = [
         {
             "instance_id": f"bug-{problem.number}",
@@ -165,37 +175,39 @@ def test_minis_batch_runner_is_guided(mini, stack_url):
                 f"printf %s {shlex.quote(text)} > {name}" for name, text in problem.files.items()
             ),
         }
-        for problem in problems
+        for problem in bugs(2)
     ]
-    (mini.folder / "tasks").mkdir()
-    (mini.folder / "tasks" / "test.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+
+    def prepare(project):
+        (project.folder / "tasks").mkdir()
+        text = "\n".join(map(json.dumps, rows)) + "\n"
+        (project.folder / "tasks" / "test.jsonl").write_text(text)
+
     own = ["environment.cwd=", "run.env_startup_command={{setup}}"]  # instead of images
-    known = sessions(stack_url)
     [command] = commands("mini-extra swebench")
-    done = mini.run(["bash", "-c", command + "".join(f" -c {shlex.quote(c)}" for c in own)])
-    assert done.returncode == 0, done.stderr
-    predictions = json.loads((mini.folder / "attempts" / "preds.json").read_text())
+    command += "".join(f" -c {shlex.quote(setting)}" for setting in own)
+    folder, found = run_mini(command, stack_url, tmp_path, prepare=prepare)
+    predictions = json.loads((folder / "attempts" / "preds.json").read_text())
     assert set(predictions) == {row["instance_id"] for row in rows}
-    chosen = sorted(map(str, (said(t) for t in trajectories(stack_url, known))))
-    files = sorted((mini.folder / "attempts").glob("*/*.traj.json"))
+    for trajectory in found:
+        guided(trajectory)
+    chosen = sorted(str(said(trajectory)) for trajectory in found)
+    files = sorted((folder / "attempts").glob("*/*.traj.json"))
     assert sorted(str(received(turns_of(file))) for file in files) == chosen
     assert len(chosen) == 2
 
 
-def test_minis_model_of_ours_keeps_every_candidate(mini, stack_url):
-    known = sessions(stack_url)
-    line = commands("mini ")[1]
-    done = mini.run(["bash", "-c", f"export PILOTFISH_URL={stack_url} PILOTFISH_KEY=sk-1; {line}"])
-    assert done.returncode == 0, done.stderr
-    [trajectory] = trajectories(stack_url, known)
+def test_minis_model_of_ours_keeps_every_candidate(stack_url, tmp_path):
+    command = f"export PILOTFISH_URL={stack_url} PILOTFISH_KEY=sk-1; {commands('mini ')[1]}"
+    folder, [trajectory] = run_mini(command, stack_url, tmp_path)
     guided(trajectory, k=2)
-    turns = turns_of(mini.folder / "candidates.traj.json")
+    turns = turns_of(folder / "candidates.traj.json")
     for turn, step in zip(turns, trajectory.steps, strict=True):
         told = turn["extra"]["pilotfish"]
         assert [c["q"] for c in told["candidates"]] == [c.q for c in step.decision.candidates]
         assert told["session"] == trajectory.id
         assert received([turn]) == spoken([[step.decision.message.text, *arguments(step)]])
-    assert "sk-1" not in (mini.folder / "candidates.traj.json").read_text()
+    assert "sk-1" not in (folder / "candidates.traj.json").read_text()
 
 
 def arguments(step):
