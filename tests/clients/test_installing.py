@@ -22,7 +22,7 @@ from pilotfish import AsyncPilotfish, Pilotfish, Task
 from pilotfish.errors import ConnectionFailed
 
 for module in pkgutil.walk_packages(pilotfish.__path__, "pilotfish."):
-    if module.name != "pilotfish.mini_swe_agent":  # needs that agent
+    if not module.name.startswith("pilotfish.adapters."):  # each needs its scaffold
         importlib.import_module(module.name)
 nowhere = {"url": "http://127.0.0.1:9", "max_retries": 0}
 
