@@ -46,9 +46,9 @@ async def test_they_share_the_work_and_take_over_from_one_that_is_cut_off(tmp_pa
                         await asyncio.sleep(0.2)
                     ended.append(seen)
             last = await workers()
-            assert len(set(first.values())) == 2
+            assert len(set(first.values()) - {""}) == 2  # one may not have begun by then
             assert len(set(last.values())) == 1  # all ended on the one that was left
-            assert any(first[run.id] != last[run.id] for run in made)
+            assert any(first[run.id] not in ("", last[run.id]) for run in made)
             await hosts.mend(0)
             wrong = []
             for run in ended:
