@@ -62,7 +62,10 @@ def compiled(source: Path, out: Path) -> None:
         "compilerOptions": {"rootDir": str(source.parent), "outDir": str(out)},
         "include": [str(source)],
     }
-    project = source.with_suffix(".json")
+    project = (
+        CLIENT / "build" / f"{source.stem}.json"
+    )  # ignored by git: it has this machine's paths
+    project.parent.mkdir(exist_ok=True)
     project.write_text(json.dumps(settings))
     npm("exec", "tsc", "--", "--project", str(project))
 
