@@ -29,7 +29,6 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
-import stamina
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
@@ -46,6 +45,7 @@ from service.redis_connection import (
     unpack,
 )
 from service.redis_line import Line
+from service.retrying import retried
 
 T = TypeVar("T")
 
@@ -358,15 +358,7 @@ class RedisJournal:
 async def patiently(call: Callable[[], Awaitable[T]]) -> T:
     """What ``call`` gives, tried again for a minute where Redis is away. For what all the work of a
     run stands behind; whoever answers a request says so at once instead."""
-    try:
-        return await call()  # nearly always
-    except StateError as error:
-        if not _away(error):
-            raise
-    async for attempt in stamina.retry_context(on=_away, attempts=12, timeout=60.0):
-        with attempt:
-            return await call()
-    raise AssertionError("unreachable")
+    return await retried(call, _away, attempts=12, timeout=60.0)
 
 
 def _away(error: Exception) -> bool:

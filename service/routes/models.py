@@ -27,7 +27,9 @@ async def models(context: InContext, version: Version = None) -> ModelList | Ant
     if version is None:
         return ModelList(data=[_openais(name) for name in names])
     return AnthropicModelList(
-        data=[_anthropics(name) for name in names], first_id=names[0], last_id=names[-1]
+        data=[_anthropics(name) for name in names],
+        first_id=names[0] if names else None,
+        last_id=names[-1] if names else None,
     )
 
 

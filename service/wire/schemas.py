@@ -150,8 +150,8 @@ class AnthropicModel(BaseModel):
 class AnthropicModelList(BaseModel):
     data: list[AnthropicModel]
     has_more: bool = False
-    first_id: str
-    last_id: str
+    first_id: str | None
+    last_id: str | None
 
 
 class InputItems(BaseModel):

@@ -72,13 +72,15 @@ async def test_the_sdk_gets_the_candidate_of_highest_q(endpoint, client):
     assert raw.headers["x-pilotfish-score"] == "0.400000"
 
 
-async def test_the_sdk_lists_the_policies(client):
+async def test_the_sdk_lists_the_policies(endpoint, client, monkeypatch):
     listed = [model async for model in client.models.list()]
     assert [model.id for model in listed] == ["p", "p:plain", "p:lookahead"]
     assert {model.type for model in listed} == {"model"}
     assert (await client.models.retrieve("p:plain")).display_name == "p:plain"
     with pytest.raises(anthropic.NotFoundError, match="GET /v1/models"):
         await client.models.retrieve("q")
+    monkeypatch.setattr(endpoint.context.parts, "policies", {})
+    assert [model async for model in client.models.list()] == []
 
 
 async def test_the_sdk_that_blocks_works_too(endpoint):

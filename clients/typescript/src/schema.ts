@@ -770,9 +770,9 @@ export interface components {
              */
             has_more?: boolean;
             /** First Id */
-            first_id: string;
+            first_id: string | null;
             /** Last Id */
-            last_id: string;
+            last_id: string | null;
         };
         /**
          * BudgetLimits
